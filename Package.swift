@@ -1,0 +1,126 @@
+// swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
+
+import PackageDescription
+
+// The floors of the house, lowest first; a target may depend only on floors below its own (Docs/ARCHITECTURE.md).
+
+/// What every Swift target is built with.
+let house: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .treatAllWarnings(as: .error),
+]
+
+/// What the floors 0–2 of the monitor and the fabric are built with: each unsafe expression is marked as such.
+let lowFloors: [SwiftSetting] =
+    house + [
+        .strictMemorySafety(),
+        .enableExperimentalFeature("Lifetimes"),
+    ]
+
+/// Programs that run where there may be no shared library at all: the monitor's jail, the emulated host.
+let fullyStatic: [LinkerSetting] = [.unsafeFlags(["-static-executable"])]
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource]? = nil) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies, resources: resources,
+        swiftSettings: house)
+}
+
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let httpClient = Target.Dependency.product(name: "AsyncHTTPClient", package: "async-http-client")
+let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+
+var targets: [Target] = [
+    // Floor 0
+    .target(name: "CLinux"),
+    .target(name: "Platform", dependencies: ["CLinux"], swiftSettings: lowFloors),
+    .systemLibrary(name: "CISAL", providers: [.apt(["libisal-dev"])]),
+    .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+
+    // Floor 1
+    .target(name: "Wire", swiftSettings: lowFloors),
+    .target(name: "GuestProtocol", dependencies: ["Wire"], swiftSettings: lowFloors),
+    .target(name: "KVM", dependencies: ["CLinux", "Platform"], swiftSettings: lowFloors),
+    .target(name: "Virtio", dependencies: ["CLinux", "Platform", "Wire"], swiftSettings: lowFloors),
+
+    // Floor 2
+    .target(name: "MachineAPI", dependencies: ["Wire"], swiftSettings: lowFloors),
+    .target(
+        name: "Machine", dependencies: ["CLinux", "Platform", "Wire", "KVM", "Virtio", "MachineAPI"],
+        swiftSettings: lowFloors),
+    .target(
+        name: "DiskImage", dependencies: ["CLinux", "Platform", "Wire", "CISAL", "CZstd", crypto],
+        swiftSettings: lowFloors),
+    .target(
+        name: "OCI", dependencies: ["Platform", httpClient, crypto, nioCore, nioPosix], swiftSettings: house),
+
+    // Floor 3
+    .target(name: "ImageStore", dependencies: ["Platform", "OCI", "DiskImage", crypto], swiftSettings: house),
+
+    // Floor 4
+    .target(
+        name: "Worker", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol", "MachineAPI"],
+        swiftSettings: lowFloors),
+    .target(
+        name: "EmulatedHost", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol"],
+        swiftSettings: lowFloors),
+
+    // Floor 7
+    .executableTarget(
+        name: "martlet-vmm", dependencies: ["Platform", "Wire", "KVM", "Machine", "MachineAPI"],
+        swiftSettings: lowFloors, linkerSettings: fullyStatic),
+    .executableTarget(
+        name: "martlet-supervisor", dependencies: ["Platform", "Wire", "GuestProtocol", "Worker"],
+        swiftSettings: lowFloors, linkerSettings: fullyStatic),
+    .executableTarget(
+        name: "martlet",
+        dependencies: [
+            "Platform", "Wire", "GuestProtocol", "KVM", "OCI", "DiskImage", "ImageStore", "Worker", "EmulatedHost",
+            argumentParser,
+        ],
+        swiftSettings: house),
+
+    tests("PlatformTests", ["Platform", "CLinux"]),
+    tests("WireTests", ["Wire"]),
+    tests("GuestProtocolTests", ["GuestProtocol", "Wire"]),
+    tests("KVMTests", ["KVM", "Platform"]),
+    tests("VirtioTests", ["Virtio", "Platform", "Wire"]),
+    tests("MachineAPITests", ["MachineAPI", "Wire"]),
+    tests("MachineTests", ["Machine", "Virtio", "KVM", "Platform", "MachineAPI"]),
+    tests("DiskImageTests", ["DiskImage", "Platform"]),
+    tests("OCITests", ["OCI", "Platform"]),
+    tests("ImageStoreTests", ["ImageStore", "OCI", "DiskImage", "Platform"]),
+    tests("WorkerTests", ["Worker", "GuestProtocol", "Platform"]),
+    tests("EmulatedHostTests", ["EmulatedHost", "GuestProtocol", "Platform"]),
+    tests("EndToEndTests", ["Platform"]),
+]
+
+// `MARTLET_ONLY=DiskImageTests swift test` builds one room and what it stands on, nothing else.
+if let only = Context.environment["MARTLET_ONLY"] {
+    var wanted = Set(only.split(separator: ",").map(String.init))
+    var reached: Set<String> = []
+    while let name = wanted.popFirst() {
+        guard reached.insert(name).inserted, let target = targets.first(where: { $0.name == name }) else { continue }
+        for dependency in target.dependencies {
+            if case .byNameItem(let name, _) = dependency { wanted.insert(name) }
+        }
+    }
+    targets.removeAll { !reached.contains($0.name) }
+}
+
+let package = Package(
+    name: "martlet",
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+    ],
+    targets: targets
+)

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE
+#include "CLinux.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/if_tun.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int clinux_open(const char *path, int flags, unsigned mode) { return open(path, flags | O_CLOEXEC, mode); }
+
+int clinux_openat(int directory, const char *path, int flags, unsigned mode) {
+    return openat(directory, path, flags | O_CLOEXEC, mode);
+}
+
+int clinux_fcntl(int fd, int command, long argument) { return fcntl(fd, command, argument); }
+
+int clinux_ioctl(int fd, unsigned long request, unsigned long argument) { return ioctl(fd, request, argument); }
+
+int clinux_ioctl_pointer(int fd, unsigned long request, void *argument) { return ioctl(fd, request, argument); }
+
+int clinux_memfd_create(const char *name, unsigned flags) { return memfd_create(name, flags | MFD_CLOEXEC); }
+
+int clinux_pipe2(int fds[2], int flags) { return pipe2(fds, flags | O_CLOEXEC); }
+
+int clinux_accept4(int fd, int flags) { return accept4(fd, NULL, NULL, flags | SOCK_CLOEXEC); }
+
+int clinux_fallocate(int fd, int mode, int64_t offset, int64_t length) { return fallocate(fd, mode, offset, length); }
+
+int clinux_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
+
+int clinux_pidfd_send_signal(int pidfd, int signal) {
+    return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+}
+
+int clinux_renameat2(int from_directory, const char *from, int to_directory, const char *to, unsigned flags) {
+    return renameat2(from_directory, from, to_directory, to, flags);
+}
+
+ssize_t clinux_copy_file_range(int from, int to, size_t length) {
+    return copy_file_range(from, NULL, to, NULL, length, 0);
+}
+
+int clinux_errno(void) { return errno; }
+
+enum { descriptor_limit = 16 };
+
+ssize_t clinux_send_descriptors(int socket, const void *bytes, size_t length, const int *fds, size_t count) {
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * descriptor_limit)];
+        struct cmsghdr alignment;
+    } control = {0};
+    struct iovec vector = {.iov_base = (void *)bytes, .iov_len = length};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+    if (count > descriptor_limit) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (count > 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(header), fds, sizeof(int) * count);
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+ssize_t clinux_receive_descriptors(int socket, void *bytes, size_t length, int *fds, size_t capacity, size_t *count) {
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * descriptor_limit)];
+        struct cmsghdr alignment;
+    } control = {0};
+    struct iovec vector = {.iov_base = bytes, .iov_len = length};
+    struct msghdr message = {
+        .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
+    *count = 0;
+    ssize_t received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    if (received < 0) return received;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        size_t carried = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < carried; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+            // A descriptor that nobody asked for must not stay open unseen.
+            if (*count < capacity) {
+                fds[(*count)++] = fd;
+            } else {
+                close(fd);
+            }
+        }
+    }
+    return received;
+}
+
+// --- processes -----------------------------------------------------------------------------------------------
+
+// Runs in the child of vfork-like clone; only async-signal-safe calls.
+static void child_of_spawn(const struct clinux_spawn *spawn, int report, pid_t parent) {
+    sigset_t none;
+    for (int signal = 1; signal < NSIG; signal++) {
+        struct sigaction current;
+        if (sigaction(signal, NULL, &current) == 0 && current.sa_handler != SIG_DFL) {
+            current.sa_handler = SIG_DFL;
+            current.sa_flags = 0;
+            sigaction(signal, &current, NULL);
+        }
+    }
+    sigemptyset(&none);
+    if (spawn->new_session && setsid() < 0) goto failed;
+    if (spawn->new_process_group && setpgid(0, 0) < 0) goto failed;
+    if (spawn->parent_death_signal != 0) {
+        if (prctl(PR_SET_PDEATHSIG, spawn->parent_death_signal) < 0) goto failed;
+        // The parent may have ended before the request was in force.
+        if (getppid() != parent) _exit(127);
+    }
+    if (spawn->directory != NULL && chdir(spawn->directory) < 0) goto failed;
+
+    // First everything out of the way of the low numbers, then each into its place.
+    int count = (int)spawn->fd_count;
+    int moved[64];
+    if (count > 60) {
+        errno = EINVAL;
+        goto failed;
+    }
+    int high_report = fcntl(report, F_DUPFD_CLOEXEC, count);
+    if (high_report < 0) goto failed;
+    report = high_report;
+    for (int i = 0; i < count; i++) {
+        int from = spawn->fds[i];
+        if (from < 0) {
+            from = open("/dev/null", O_RDWR | O_CLOEXEC);
+            if (from < 0) goto failed;
+        }
+        moved[i] = fcntl(from, F_DUPFD_CLOEXEC, count);
+        if (moved[i] < 0) goto failed;
+    }
+    for (int i = 0; i < count; i++)
+        if (dup2(moved[i], i) < 0) goto failed;
+    // What was open without close-on-exec, by whomever, ends here; the report pipe has close-on-exec.
+    if (syscall(SYS_close_range, count, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */) < 0 && errno != ENOSYS) goto failed;
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execve(spawn->path, (char *const *)spawn->arguments, (char *const *)spawn->environment);
+failed:;
+    int code = errno;
+    ssize_t written = write(report, &code, sizeof(code));
+    (void)written;
+    _exit(127);
+}
+
+pid_t clinux_spawn(const struct clinux_spawn *spawn, int *pidfd) {
+    int report[2];
+    sigset_t all, before;
+    if (pipe2(report, O_CLOEXEC) < 0) return -1;
+    // No handler of the parent may run in the child before it has reset them.
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    pid_t parent = getpid();
+    pid_t child = fork();
+    if (child == 0) child_of_spawn(spawn, report[1], parent);
+    int code = errno;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    close(report[1]);
+    if (child < 0) {
+        close(report[0]);
+        errno = code;
+        return -1;
+    }
+    ssize_t got;
+    do {
+        got = read(report[0], &code, sizeof(code));
+    } while (got < 0 && errno == EINTR);
+    close(report[0]);
+    if (got == (ssize_t)sizeof(code)) {
+        waitpid(child, NULL, 0);
+        errno = code;
+        return -1;
+    }
+    if (pidfd != NULL) {
+        *pidfd = clinux_pidfd_open(child);
+        if (*pidfd < 0) {
+            code = errno;
+            kill(child, SIGKILL);
+            waitpid(child, NULL, 0);
+            errno = code;
+            return -1;
+        }
+    }
+    return child;
+}
+
+int clinux_wait(pid_t pid, bool nohang, int *code, bool *signaled) {
+    siginfo_t info = {0};
+    int result;
+    do {
+        result = waitid(P_PID, (id_t)pid, &info, WEXITED | (nohang ? WNOHANG : 0));
+    } while (result < 0 && errno == EINTR);
+    if (result < 0) return -1;
+    if (info.si_pid == 0) return 0;
+    *code = info.si_status;
+    *signaled = info.si_code != CLD_EXITED;
+    return 1;
+}
+
+// --- numbers that are macros in C ----------------------------------------------------------------------------
+
+#define NUMBER(name) const unsigned long CLINUX_##name = name
+NUMBER(KVM_GET_API_VERSION);
+NUMBER(KVM_CREATE_VM);
+NUMBER(KVM_CHECK_EXTENSION);
+NUMBER(KVM_GET_VCPU_MMAP_SIZE);
+NUMBER(KVM_GET_SUPPORTED_CPUID);
+NUMBER(KVM_GET_MSR_INDEX_LIST);
+NUMBER(KVM_GET_MSR_FEATURE_INDEX_LIST);
+NUMBER(KVM_CREATE_VCPU);
+NUMBER(KVM_SET_USER_MEMORY_REGION);
+NUMBER(KVM_SET_TSS_ADDR);
+NUMBER(KVM_SET_IDENTITY_MAP_ADDR);
+NUMBER(KVM_CREATE_IRQCHIP);
+NUMBER(KVM_CREATE_PIT2);
+NUMBER(KVM_IRQFD);
+NUMBER(KVM_IOEVENTFD);
+NUMBER(KVM_SET_GSI_ROUTING);
+NUMBER(KVM_GET_DIRTY_LOG);
+NUMBER(KVM_GET_CLOCK);
+NUMBER(KVM_SET_CLOCK);
+NUMBER(KVM_GET_IRQCHIP);
+NUMBER(KVM_SET_IRQCHIP);
+NUMBER(KVM_GET_PIT2);
+NUMBER(KVM_SET_PIT2);
+NUMBER(KVM_ENABLE_CAP);
+NUMBER(KVM_IRQ_LINE);
+NUMBER(KVM_RUN);
+NUMBER(KVM_GET_REGS);
+NUMBER(KVM_SET_REGS);
+NUMBER(KVM_GET_SREGS);
+NUMBER(KVM_SET_SREGS);
+NUMBER(KVM_GET_MSRS);
+NUMBER(KVM_SET_MSRS);
+NUMBER(KVM_SET_CPUID2);
+NUMBER(KVM_GET_CPUID2);
+NUMBER(KVM_GET_FPU);
+NUMBER(KVM_SET_FPU);
+NUMBER(KVM_GET_LAPIC);
+NUMBER(KVM_SET_LAPIC);
+NUMBER(KVM_GET_MP_STATE);
+NUMBER(KVM_SET_MP_STATE);
+NUMBER(KVM_GET_XSAVE);
+NUMBER(KVM_SET_XSAVE);
+NUMBER(KVM_GET_XSAVE2);
+NUMBER(KVM_GET_XCRS);
+NUMBER(KVM_SET_XCRS);
+NUMBER(KVM_GET_DEBUGREGS);
+NUMBER(KVM_SET_DEBUGREGS);
+NUMBER(KVM_GET_VCPU_EVENTS);
+NUMBER(KVM_SET_VCPU_EVENTS);
+NUMBER(KVM_KVMCLOCK_CTRL);
+NUMBER(KVM_GET_TSC_KHZ);
+NUMBER(KVM_SET_TSC_KHZ);
+NUMBER(KVM_SET_SIGNAL_MASK);
+NUMBER(KVM_NMI);
+NUMBER(TUNSETIFF);
+NUMBER(TUNSETOFFLOAD);
+NUMBER(TUNSETVNETHDRSZ);
+NUMBER(BLKGETSIZE64);
+NUMBER(BLKDISCARD);
+NUMBER(BLKZEROOUT);
+NUMBER(FICLONE);

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What Swift's Glibc module cannot see: variadic calls, macros with arguments, calls without a wrapper in glibc,
+// and structures of the kernel's own headers. Thin: one call here is one call there; policy is in Platform.
+#ifndef MARTLET_CLINUX_H
+#define MARTLET_CLINUX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <linux/kvm.h>
+#include <linux/vm_sockets.h>
+
+// --- descriptors ---------------------------------------------------------------------------------------------
+
+/// open(2), always with O_CLOEXEC.
+int clinux_open(const char *path, int flags, unsigned mode);
+/// openat(2), always with O_CLOEXEC.
+int clinux_openat(int directory, const char *path, int flags, unsigned mode);
+/// fcntl(2) with an integer argument.
+int clinux_fcntl(int fd, int command, long argument);
+/// ioctl(2) with an integer argument.
+int clinux_ioctl(int fd, unsigned long request, unsigned long argument);
+/// ioctl(2) with a pointer argument.
+int clinux_ioctl_pointer(int fd, unsigned long request, void *argument);
+int clinux_memfd_create(const char *name, unsigned flags);
+int clinux_pipe2(int fds[2], int flags);
+int clinux_accept4(int fd, int flags);
+/// fallocate(2): 1 = FALLOC_FL_KEEP_SIZE, 2 = FALLOC_FL_PUNCH_HOLE, 0x10 = FALLOC_FL_ZERO_RANGE.
+int clinux_fallocate(int fd, int mode, int64_t offset, int64_t length);
+int clinux_pidfd_open(pid_t pid);
+int clinux_pidfd_send_signal(int pidfd, int signal);
+int clinux_renameat2(int from_directory, const char *from, int to_directory, const char *to, unsigned flags);
+/// copy_file_range(2) without explicit offsets.
+ssize_t clinux_copy_file_range(int from, int to, size_t length);
+
+/// The current thread's errno, which a Swift call sequence may read right after a failed call.
+int clinux_errno(void);
+
+// --- sockets -------------------------------------------------------------------------------------------------
+
+/// sendmsg(2) with the bytes and up to 16 descriptors (SCM_RIGHTS).
+ssize_t clinux_send_descriptors(int socket, const void *bytes, size_t length, const int *fds, size_t count);
+/// recvmsg(2) with up to `capacity` (at most 16) descriptors, close-on-exec; `*count` says how many came.
+ssize_t clinux_receive_descriptors(int socket, void *bytes, size_t length, int *fds, size_t capacity, size_t *count);
+
+// --- processes -----------------------------------------------------------------------------------------------
+
+/// How a child is started; see clinux_spawn.
+struct clinux_spawn {
+    const char *path;              ///< The program's path; not searched for.
+    const char *const *arguments;  ///< NULL-terminated argv.
+    const char *const *environment;///< NULL-terminated envp.
+    const char *directory;         ///< Working directory, or NULL to keep it.
+    const int *fds;                ///< fds[i] becomes descriptor i of the child; -1 means /dev/null.
+    size_t fd_count;               ///< All other descriptors are closed in the child.
+    int parent_death_signal;       ///< Sent to the child when the thread that spawned it ends; 0 for none.
+    bool new_session;              ///< setsid(2) in the child.
+    bool new_process_group;        ///< setpgid(0, 0) in the child.
+};
+
+/// Starts a child with default signal dispositions and an empty signal mask. Returns its pid and puts a pidfd into
+/// `*pidfd` (if not NULL), or returns -1 with errno, that of the child's failed step (exec included).
+pid_t clinux_spawn(const struct clinux_spawn *spawn, int *pidfd);
+
+/// waitid(2) by pid with WEXITED. `*code` gets the exit status or signal number, `*signaled` which of them.
+/// Returns 1 when reaped, 0 when still running (with `nohang`), -1 with errno.
+int clinux_wait(pid_t pid, bool nohang, int *code, bool *signaled);
+
+// --- numbers that are macros in C ----------------------------------------------------------------------------
+
+extern const unsigned long CLINUX_KVM_GET_API_VERSION, CLINUX_KVM_CREATE_VM, CLINUX_KVM_CHECK_EXTENSION,
+    CLINUX_KVM_GET_VCPU_MMAP_SIZE, CLINUX_KVM_GET_SUPPORTED_CPUID, CLINUX_KVM_GET_MSR_INDEX_LIST,
+    CLINUX_KVM_GET_MSR_FEATURE_INDEX_LIST;
+extern const unsigned long CLINUX_KVM_CREATE_VCPU, CLINUX_KVM_SET_USER_MEMORY_REGION, CLINUX_KVM_SET_TSS_ADDR,
+    CLINUX_KVM_SET_IDENTITY_MAP_ADDR, CLINUX_KVM_CREATE_IRQCHIP, CLINUX_KVM_CREATE_PIT2, CLINUX_KVM_IRQFD,
+    CLINUX_KVM_IOEVENTFD, CLINUX_KVM_SET_GSI_ROUTING, CLINUX_KVM_GET_DIRTY_LOG, CLINUX_KVM_GET_CLOCK,
+    CLINUX_KVM_SET_CLOCK, CLINUX_KVM_GET_IRQCHIP, CLINUX_KVM_SET_IRQCHIP, CLINUX_KVM_GET_PIT2, CLINUX_KVM_SET_PIT2,
+    CLINUX_KVM_ENABLE_CAP, CLINUX_KVM_IRQ_LINE;
+extern const unsigned long CLINUX_KVM_RUN, CLINUX_KVM_GET_REGS, CLINUX_KVM_SET_REGS, CLINUX_KVM_GET_SREGS,
+    CLINUX_KVM_SET_SREGS, CLINUX_KVM_GET_MSRS, CLINUX_KVM_SET_MSRS, CLINUX_KVM_SET_CPUID2, CLINUX_KVM_GET_CPUID2,
+    CLINUX_KVM_GET_FPU, CLINUX_KVM_SET_FPU, CLINUX_KVM_GET_LAPIC, CLINUX_KVM_SET_LAPIC, CLINUX_KVM_GET_MP_STATE,
+    CLINUX_KVM_SET_MP_STATE, CLINUX_KVM_GET_XSAVE, CLINUX_KVM_SET_XSAVE, CLINUX_KVM_GET_XSAVE2, CLINUX_KVM_GET_XCRS,
+    CLINUX_KVM_SET_XCRS, CLINUX_KVM_GET_DEBUGREGS, CLINUX_KVM_SET_DEBUGREGS, CLINUX_KVM_GET_VCPU_EVENTS,
+    CLINUX_KVM_SET_VCPU_EVENTS, CLINUX_KVM_KVMCLOCK_CTRL, CLINUX_KVM_GET_TSC_KHZ, CLINUX_KVM_SET_TSC_KHZ,
+    CLINUX_KVM_SET_SIGNAL_MASK, CLINUX_KVM_NMI;
+extern const unsigned long CLINUX_TUNSETIFF, CLINUX_TUNSETOFFLOAD, CLINUX_TUNSETVNETHDRSZ;
+extern const unsigned long CLINUX_BLKGETSIZE64, CLINUX_BLKDISCARD, CLINUX_BLKZEROOUT, CLINUX_FICLONE;
+
+#endif

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+
+/// A mapped range of memory with one owner; unmapped when its owner lets it go.
+@safe package struct MemoryMapping: ~Copyable, @unchecked Sendable {  // The range is the owner's to guard.
+    // Valid from init to deinit.
+    package let start: UnsafeMutableRawPointer
+    /// In bytes.
+    package let count: Int
+
+    /// Maps `count` bytes.
+    /// - Parameters:
+    ///   - file: what to map; nil for anonymous memory.
+    ///   - shared: writes reach the file, instead of a private copy of its pages.
+    ///   - noReserve: no swap is set aside for it (MAP_NORESERVE).
+    package init(
+        count: Int, file: Int32? = nil, offset: UInt64 = 0, writable: Bool = true, shared: Bool = true,
+        noReserve: Bool = false
+    ) throws(SystemError) {
+        var flags = shared ? MAP_SHARED : MAP_PRIVATE
+        if file == nil { flags |= MAP_ANONYMOUS }
+        if noReserve { flags |= MAP_NORESERVE }
+        let protection = writable ? PROT_READ | PROT_WRITE : PROT_READ
+        let result = unsafe mmap(nil, count, protection, flags, file ?? -1, Int(offset))
+        guard let start = unsafe result, unsafe start != MAP_FAILED else { throw SystemError("mmap") }
+        unsafe self.start = unsafe start
+        self.count = count
+    }
+
+    deinit {
+        unsafe munmap(start, count)
+    }
+
+    /// Tells the kernel how the range is used (madvise(2)).
+    package borrowing func advise(_ advice: Int32) throws(SystemError) {
+        guard unsafe madvise(start, count, advice) == 0 else { throw SystemError("madvise") }
+    }
+}
