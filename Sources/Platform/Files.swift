@@ -131,15 +131,17 @@ package enum Files {
     }
 }
 
-/// An exclusive lock on a file (flock(2)), held until its owner lets it go or the process ends, however it ends.
+/// A lock on a file (flock(2)), held until its owner lets it go or the process ends, however it ends.
+/// It is exclusive unless it was taken as shared.
 package struct FileLock: ~Copyable, Sendable {
     package let descriptor: Descriptor
 
     /// Takes the lock, waiting for its holder; the file is made where it is missing.
-    package init(waitingAt path: String) throws(SystemError) {
+    /// - Parameter shared: others may hold it at the same time, if shared as well.
+    package init(waitingAt path: String, shared: Bool = false) throws(SystemError) {
         let file = try Descriptor.open(path, .openOrCreate, permissions: 0o600)
         let raw = file.raw
-        guard retryingInterrupts({ flock(raw, LOCK_EX) }) == 0 else { throw SystemError("flock", path) }
+        guard retryingInterrupts({ flock(raw, shared ? LOCK_SH : LOCK_EX) }) == 0 else { throw SystemError("flock", path) }
         descriptor = file
     }
 
