@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import Platform
+internal import Synchronization
+package import Virtio
+
+/// The device types that there are (virtio 1.2 §5).
+package enum VirtioDeviceType {
+    package static let network: UInt32 = 1
+    package static let block: UInt32 = 2
+    package static let entropy: UInt32 = 4
+    package static let socket: UInt32 = 19
+}
+
+/// What a queue's notifications arrive on: the machine has KVM signal it (ioeventfd) when the driver writes the queue's
+/// number to the notification register.
+package final class QueueNotifier: Sendable {
+    package let event: EventCounter
+
+    init() throws(SystemError) { event = try EventCounter() }
+}
+
+/// All that has to be kept of a device for it to go on elsewhere, but for what the kind of device adds.
+package struct VirtioDeviceState: Equatable, Sendable {
+    /// The registers, and the queues with where they stand.
+    package var transport: MMIOTransport
+    package var interruptStatus: UInt32
+}
+
+/// A virtio device on MMIO (virtio 1.2 §4.2): the registers, the queues' life, interrupts. The kinds of devices are
+/// subclasses.
+///
+/// Threads: vCPU threads call `read` and `write`, which touch the registers under a lock and nothing else. All other
+/// work is the loop thread's. A driver that becomes ready is handed to the loop by a posted job; a driver that resets
+/// an active device waits in its vCPU thread until the loop has let go of guest memory, since the driver takes the
+/// memory back as soon as the write is done.
+package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
+    package enum Interrupt {
+        package static let usedBuffer: UInt32 = 1
+        package static let configurationChange: UInt32 = 2
+    }
+
+    /// The window of registers, in bytes.
+    package static let windowSize: UInt64 = 0x1000
+    /// Where in the window the driver writes a queue's number to notify.
+    package static let notifyOffset = MMIORegister.queueNotify
+
+    package let deviceType: UInt32
+    package let memory: GuestMemory
+    /// Signalled for each interrupt: the machine attaches it to the device's line (irqfd, edge).
+    package let interrupt: EventCounter
+    /// One a queue.
+    package let notifiers: [QueueNotifier]
+
+    // For any thread.
+    private let registers: Mutex<MMIOTransport>
+    private let interruptStatus = Atomic<UInt32>(0)
+    /// Whether the loop has been told to start the device since the last reset.
+    private let startRequested = Atomic(false)
+
+    // The loop thread's.
+    final var queues: [VirtQueue] = []
+    /// What driver and device agreed on, while the device runs.
+    final private(set) var features: UInt64 = 0
+    /// Whether the driver is ready and the queues may be used.
+    final private(set) var isRunning = false
+    private var notifierRegistrations: [EventRegistration] = []
+    private(set) final var attachedLoop: DeviceLoop?
+
+    /// - Parameters:
+    ///   - features: those of the kind of device; VERSION_1 and those of the queues are added.
+    ///   - configuration: the device's own configuration space.
+    init(
+        type: UInt32, features: UInt64, queueCount: Int, maximumQueueSize: UInt16 = 256, configuration: [UInt8],
+        memory: GuestMemory
+    ) throws(SystemError) {
+        deviceType = type
+        self.memory = memory
+        interrupt = try EventCounter()
+        var notifiers: [QueueNotifier] = []
+        for _ in 0..<queueCount { notifiers.append(try QueueNotifier()) }
+        self.notifiers = notifiers
+        registers = Mutex(
+            MMIOTransport(
+                deviceID: type, features: features | VirtQueue.eventIndex | VirtQueue.indirectDescriptors,
+                queueCount: queueCount, maximumQueueSize: maximumQueueSize, configuration: configuration))
+    }
+
+    // MARK: - For the kinds of devices
+
+    /// The driver is ready: `queues` and `features` are set. Called on the loop's thread.
+    func activate() {}
+
+    /// There may be chains in a queue. Called on the loop's thread, while the device runs.
+    func queueNotified(_ index: Int) {}
+
+    /// One of the device's own descriptors is ready; `token` is what it was registered with, from `firstOwnToken` up.
+    func descriptorReady(_ token: UInt32, _ readiness: Readiness) {}
+
+    /// The device was put into a loop, which is not running yet or is the calling thread's.
+    func attached(to loop: DeviceLoop) throws(SystemError) {}
+
+    /// Ends all use of guest memory and queues before it returns. Called on the loop's thread.
+    func deactivate() {}
+
+    /// Tokens below this are the queues'.
+    static let firstOwnToken: UInt32 = 64
+
+    // MARK: - Life
+
+    /// Puts the device into the loop that is to run it. Before the loop runs, or on its thread.
+    package final func attach(to loop: DeviceLoop) throws(SystemError) {
+        precondition(attachedLoop == nil, "a device has one loop")
+        attachedLoop = loop
+        try attached(to: loop)
+        if startRequested.load(ordering: .acquiring) { loop.post { self.start() } }
+    }
+
+    private func start() {
+        guard !isRunning, let loop = attachedLoop else { return }
+        let transport = registers.withLock { $0 }
+        guard transport.isActive else { return }
+        do {
+            var queues: [VirtQueue] = []
+            for state in transport.queues {
+                queues.append(
+                    state.isReady
+                        ? try VirtQueue(
+                            state, maximumSize: transport.maximumQueueSize, features: transport.acceptedFeatures,
+                            memory: memory)
+                        : VirtQueue(inactiveIn: memory))
+            }
+            self.queues = queues
+            features = transport.acceptedFeatures
+            for (index, notifier) in notifiers.enumerated() {
+                notifierRegistrations.append(
+                    try loop.register(notifier.event.descriptor.raw, .readable, self, token: UInt32(index)))
+            }
+        } catch {
+            return fail("\(error)")
+        }
+        isRunning = true
+        activate()
+        for index in notifiers.indices where isRunning { queueNotified(index) }
+    }
+
+    private func halt() {
+        if let loop = attachedLoop {
+            for registration in notifierRegistrations { loop.deregister(registration) }
+        }
+        notifierRegistrations.removeAll()
+        guard isRunning else { return }
+        isRunning = false
+        deactivate()
+        // Where the queues stand stays readable; they are not used any more.
+        registers.withLock { transport in
+            for index in queues.indices { transport.setQueue(index, queues[index].state) }
+        }
+        queues.removeAll()
+    }
+
+    /// The driver did something that the device cannot go on from: it stops and asks for a reset (§2.1.2).
+    final func fail(_ reason: String) {
+        attachedLoop?.log("virtio device \(deviceType): stopped: \(reason)")
+        halt()
+        registers.withLock { $0.failDevice() }
+        raise(Interrupt.configurationChange)
+    }
+
+    final override func handleEvent(_ token: UInt32, _ readiness: Readiness) {
+        guard token < Self.firstOwnToken else { return descriptorReady(token, readiness) }
+        notifiers[Int(token)].event.drain()
+        if isRunning { queueNotified(Int(token)) }
+    }
+
+    // MARK: - Interrupts and configuration
+
+    /// Sets a bit of the interrupt status and raises the interrupt. For any thread.
+    final func raise(_ cause: UInt32) {
+        interruptStatus.bitwiseOr(cause, ordering: .releasing)
+        interrupt.signal()
+    }
+
+    /// Interrupts the driver for what was given back in a queue, if it wants that.
+    final func interruptIfNeeded(_ queue: Int) {
+        if queues[queue].needsInterrupt() { raise(Interrupt.usedBuffer) }
+    }
+
+    /// Changes the device's own configuration and tells the driver. For any thread.
+    final func setConfiguration(_ bytes: [UInt8]) {
+        let isActive = registers.withLock { transport in
+            transport.setConfiguration(bytes)
+            return transport.isActive
+        }
+        if isActive { raise(Interrupt.configurationChange) }
+    }
+
+    // MARK: - Registers, from vCPU threads
+
+    /// The driver reads from the window.
+    package final func read(offset: UInt64, into bytes: UnsafeMutableRawBufferPointer) {
+        let status = interruptStatus.load(ordering: .acquiring)
+        let value = registers.withLock { $0.read(offset, width: bytes.count, interruptStatus: status) }
+        for index in 0..<bytes.count {
+            unsafe bytes[index] = index < 8 ? UInt8(truncatingIfNeeded: value >> UInt64(8 * index)) : 0
+        }
+    }
+
+    /// The driver writes to the window. Returns when what it asked for is done or, a start, under way.
+    package final func write(offset: UInt64, bytes: UnsafeRawBufferPointer) {
+        var value: UInt64 = 0
+        for index in 0..<min(8, bytes.count) { unsafe value |= UInt64(bytes[index]) << UInt64(8 * index) }
+        switch registers.withLock({ $0.write(offset, width: bytes.count, value: value) }) {
+        case .none:
+            break
+        case .notify(let queue):
+            notifiers[queue].event.signal()
+        case .acknowledge(let bits):
+            interruptStatus.bitwiseAnd(~bits, ordering: .acquiringAndReleasing)
+        case .activate:
+            startRequested.store(true, ordering: .releasing)
+            attachedLoop?.post { self.start() }
+        case .reset:
+            reset()
+        }
+    }
+
+    private func reset() {
+        if startRequested.exchange(false, ordering: .acquiringAndReleasing), let loop = attachedLoop {
+            do throws(SystemError) {
+                try loop.performAndWait { self.halt() }
+            } catch {
+                // Without a descriptor to wait on, the device must not look reset: it may still use the memory.
+                startRequested.store(true, ordering: .releasing)
+                loop.log("virtio device \(deviceType): not reset: \(error)")
+                return
+            }
+        }
+        interruptStatus.store(0, ordering: .releasing)
+        registers.withLock { $0.reset() }
+    }
+
+    // MARK: - State
+
+    /// The device's registers and queues, with the loop not running.
+    package final func captureState() -> VirtioDeviceState {
+        registers.withLock { transport in
+            for index in queues.indices { transport.setQueue(index, queues[index].state) }
+            return VirtioDeviceState(
+                transport: transport, interruptStatus: interruptStatus.load(ordering: .acquiring))
+        }
+    }
+
+    /// Gives a fresh device a kept state, before it is attached; it runs from then on if it ran when that was taken.
+    package final func restore(_ state: VirtioDeviceState) {
+        precondition(attachedLoop == nil, "a state is restored before the device is attached")
+        registers.withLock { $0 = state.transport }
+        interruptStatus.store(state.interruptStatus, ordering: .releasing)
+        if state.transport.isActive { startRequested.store(true, ordering: .releasing) }
+    }
+}
