@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+package import Platform
+internal import Synchronization
+
+/// A 16550A serial port: the guest's console.
+///
+/// The guest's bytes go into a bounded buffer under a lock, on the vCPU's thread, and from there to the sink on the
+/// loop's. A sink that does not keep up costs the guest nothing: what the buffer cannot hold is dropped and counted.
+package final class Serial16550: PortDevice, @unchecked Sendable {
+    package static let ports: ClosedRange<UInt16> = 0x3f8...0x3ff
+    package static let interruptLine: UInt32 = 4
+    /// In bytes.
+    package static let bufferSize = 64 * 1024
+
+    private struct Contents {
+        var registers = UARTRegisters()
+        var output: [UInt8] = []
+        var dropped: UInt64 = 0
+    }
+
+    private enum Token {
+        static let pending: UInt32 = 0
+        static let sink: UInt32 = 1
+        static let source: UInt32 = 2
+    }
+
+    /// Signalled for each interrupt: the machine attaches it to line 4 (irqfd, edge).
+    package let interrupt: EventCounter
+    private let contents = Mutex(Contents())
+    private let pending: EventCounter
+    private let sink: SharedDescriptor?
+    private let source: SharedDescriptor?
+
+    // The loop thread's.
+    private var writing: [UInt8] = []
+    private var written = 0
+    private var sinkRegistration: EventRegistration?
+    private var sinkHasFailed = false
+    private var sourceRegistration: EventRegistration?
+    /// The guest's FIFO is full: the source is not watched until it takes some.
+    private var isPaused = false
+    private var attachedLoop: DeviceLoop?
+
+    /// - Parameters:
+    ///   - sink: where the guest's output goes, non-blocking unless it is a file; nil: nowhere.
+    ///   - source: where the guest's input comes from; nil: nowhere.
+    package init(sink: SharedDescriptor?, source: SharedDescriptor? = nil) throws(SystemError) {
+        interrupt = try EventCounter()
+        pending = try EventCounter()
+        self.sink = sink
+        self.source = source
+        super.init(ports: Self.ports)
+    }
+
+    /// Puts the device into the loop that writes its output.
+    package func attach(to loop: DeviceLoop) throws(SystemError) {
+        attachedLoop = loop
+        _ = try loop.register(pending.descriptor.raw, .readable, self, token: Token.pending)
+        if let fd = source?.raw {
+            // A regular file cannot be watched, and is no console.
+            sourceRegistration = try? loop.register(fd, .readable, self, token: Token.source)
+        }
+    }
+
+    /// How many bytes were dropped because the sink did not keep up.
+    package var droppedByteCount: UInt64 { contents.withLock { $0.dropped } }
+
+    // MARK: - The guest's side, on vCPU threads
+
+    override func readByte(_ offset: UInt16) -> UInt8 {
+        let (value, hasRoom) = contents.withLock { contents in
+            let value = contents.registers.read(offset)
+            return (value, offset == 0 && contents.registers.receiveSpace == UARTRegisters.fifoSize)
+        }
+        // The guest has emptied the FIFO: the loop may read on.
+        if hasRoom, source != nil { pending.signal() }
+        return value
+    }
+
+    override func writeByte(_ offset: UInt16, _ value: UInt8) {
+        let (effect, isFirst) = contents.withLock { contents in
+            let effect = contents.registers.write(offset, value)
+            guard let byte = effect.output else { return (effect, false) }
+            guard contents.output.count < Self.bufferSize else {
+                contents.dropped += 1
+                return (effect, false)
+            }
+            contents.output.append(byte)
+            return (effect, contents.output.count == 1)
+        }
+        if isFirst { pending.signal() }
+        if effect.interrupt { interrupt.signal() }
+    }
+
+    // MARK: - The host's side, on the loop's thread
+
+    override func handleEvent(_ token: UInt32, _ readiness: Readiness) {
+        switch token {
+        case Token.pending:
+            pending.drain()
+            if sinkRegistration == nil { writeOut() }
+            resumeReading()
+        case Token.sink:
+            writeOut()
+        default:
+            readIn()
+        }
+    }
+
+    /// Writes what there is, for the end of the machine: after the loop has ended, on any thread.
+    package func flush() {
+        writeOut()
+    }
+
+    private func writeOut() {
+        while true {
+            if written == writing.count {
+                writing.removeAll(keepingCapacity: true)
+                written = 0
+                contents.withLock { swap(&writing, &$0.output) }
+                if writing.isEmpty { break }
+            }
+            guard let fd = sink?.raw, !sinkHasFailed else {
+                written = writing.count
+                continue
+            }
+            let count = unsafe writing.withUnsafeBytes { bytes in
+                let rest = unsafe UnsafeRawBufferPointer(rebasing: bytes[written...])
+                return retryingInterrupts { unsafe Glibc.write(fd, rest.baseAddress, rest.count) }
+            }
+            if count >= 0 {
+                written += count
+            } else if clinux_errno() == EAGAIN {
+                waitForSink(fd)
+                return
+            } else {
+                // Nobody reads the console any more: the guest is not to notice.
+                sinkHasFailed = true
+            }
+        }
+        if let registration = sinkRegistration {
+            attachedLoop?.deregister(registration)
+            sinkRegistration = nil
+        }
+    }
+
+    private func waitForSink(_ fd: Int32) {
+        guard sinkRegistration == nil, let loop = attachedLoop else { return }
+        sinkRegistration = try? loop.register(fd, .writable, self, token: Token.sink)
+        // Whatever gives EAGAIN can be watched; should it be watched already, its console is given up.
+        if sinkRegistration == nil { sinkHasFailed = true }
+    }
+
+    private func readIn() {
+        guard let fd = source?.raw, let registration = sourceRegistration else { return }
+        let space = contents.withLock { $0.registers.receiveSpace }
+        guard space > 0 else {
+            // Until the guest takes what it has.
+            attachedLoop?.deregister(registration)
+            sourceRegistration = nil
+            isPaused = true
+            return
+        }
+        var bytes = InlineArray<16, UInt8>(repeating: 0)
+        var span = bytes.mutableSpan
+        let count = unsafe span.withUnsafeMutableBytes { buffer in
+            retryingInterrupts { unsafe Glibc.read(fd, buffer.baseAddress, min(space, buffer.count)) }
+        }
+        guard count > 0 else {
+            if count < 0, clinux_errno() == EAGAIN { return }
+            attachedLoop?.deregister(registration)
+            sourceRegistration = nil
+            return
+        }
+        let rises = contents.withLock { contents in
+            var rises = false
+            for index in 0..<count { rises = contents.registers.receive(bytes[index]) || rises }
+            return rises
+        }
+        if rises { interrupt.signal() }
+    }
+
+    private func resumeReading() {
+        guard isPaused, let fd = source?.raw else { return }
+        isPaused = false
+        sourceRegistration = try? attachedLoop?.register(fd, .readable, self, token: Token.source)
+    }
+}
