@@ -63,12 +63,15 @@ var targets: [Target] = [
     // Floor 3
     .target(name: "ImageStore", dependencies: ["Platform", "OCI", "DiskImage", crypto], swiftSettings: house),
 
+    .target(
+        name: "Sessions", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol"], swiftSettings: lowFloors),
+
     // Floor 4
     .target(
-        name: "Worker", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol", "MachineAPI"],
+        name: "Worker", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol", "MachineAPI", "Sessions"],
         swiftSettings: lowFloors),
     .target(
-        name: "EmulatedHost", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol"],
+        name: "EmulatedHost", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol", "Sessions"],
         swiftSettings: lowFloors),
 
     // Floor 7
@@ -81,8 +84,8 @@ var targets: [Target] = [
     .executableTarget(
         name: "martlet",
         dependencies: [
-            "Platform", "Wire", "GuestProtocol", "KVM", "OCI", "DiskImage", "ImageStore", "Worker", "EmulatedHost",
-            argumentParser,
+            "Platform", "Wire", "GuestProtocol", "KVM", "OCI", "DiskImage", "ImageStore", "Sessions", "Worker",
+            "EmulatedHost", argumentParser,
         ],
         swiftSettings: house),
 
@@ -97,7 +100,8 @@ var targets: [Target] = [
     tests("OCITests", ["OCI", "Platform"]),
     tests("ImageStoreTests", ["ImageStore", "OCI", "DiskImage", "Platform"]),
     tests("WorkerTests", ["Worker", "GuestProtocol", "Platform"]),
-    tests("EmulatedHostTests", ["EmulatedHost", "GuestProtocol", "Platform"]),
+    tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
+    tests("EmulatedHostTests", ["EmulatedHost", "GuestProtocol", "Platform", "Sessions"]),
     tests("EndToEndTests", ["Platform"]),
 ]
 

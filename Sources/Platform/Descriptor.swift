@@ -100,7 +100,7 @@ extension Descriptor {
 }
 
 /// Both ends of a pipe.
-package struct Pipe: ~Copyable {
+@frozen package struct Pipe: ~Copyable {
     package let reading: Descriptor
     package let writing: Descriptor
 

@@ -98,7 +98,7 @@ package enum UnixSocket {
 }
 
 /// Two sockets, each the other's peer. Take the ends by consuming the pair.
-package struct SocketPair: ~Copyable {
+@frozen package struct SocketPair: ~Copyable {
     package let first: Descriptor
     package let second: Descriptor
 }
