@@ -35,6 +35,8 @@ let httpClient = Target.Dependency.product(name: "AsyncHTTPClient", package: "as
 let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
 let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
+let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 
 var targets: [Target] = [
     // Floor 0
@@ -58,10 +60,15 @@ var targets: [Target] = [
         name: "DiskImage", dependencies: ["CLinux", "Platform", "Wire", "CISAL", "CZstd", crypto],
         swiftSettings: lowFloors),
     .target(
-        name: "OCI", dependencies: ["Platform", httpClient, crypto, nioCore, nioPosix], swiftSettings: house),
+        name: "OCI",
+        dependencies: [
+            "CLinux", "Platform", "CISAL", "CZstd", httpClient, crypto, nioCore, nioHTTP1, nioPosix, nioSSL,
+        ],
+        swiftSettings: house),
 
     // Floor 3
-    .target(name: "ImageStore", dependencies: ["Platform", "OCI", "DiskImage", crypto], swiftSettings: house),
+    .target(
+        name: "ImageStore", dependencies: ["CLinux", "Platform", "OCI", "DiskImage", nioCore], swiftSettings: house),
 
     .target(
         name: "Sessions", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol"], swiftSettings: lowFloors),
@@ -89,6 +96,11 @@ var targets: [Target] = [
         ],
         swiftSettings: house),
 
+    // What tests of images share: images made on the spot, registries on loopback.
+    .target(
+        name: "OCITesting", dependencies: ["Platform", "OCI", nioCore, nioHTTP1, nioPosix, nioSSL],
+        path: "Tests/OCITesting", swiftSettings: house),
+
     tests("PlatformTests", ["Platform", "CLinux"]),
     tests("WireTests", ["Wire"]),
     tests("GuestProtocolTests", ["GuestProtocol", "Wire"]),
@@ -97,8 +109,8 @@ var targets: [Target] = [
     tests("MachineAPITests", ["MachineAPI", "Wire"]),
     tests("MachineTests", ["Machine", "Virtio", "KVM", "Platform", "MachineAPI"]),
     tests("DiskImageTests", ["DiskImage", "Platform"]),
-    tests("OCITests", ["OCI", "Platform"]),
-    tests("ImageStoreTests", ["ImageStore", "OCI", "DiskImage", "Platform"]),
+    tests("OCITests", ["OCI", "Platform", "OCITesting", nioCore, nioHTTP1, nioPosix, nioSSL]),
+    tests("ImageStoreTests", ["ImageStore", "OCI", "OCITesting", "DiskImage", "Platform"]),
     tests("WorkerTests", ["Worker", "GuestProtocol", "Platform"]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
     tests("EmulatedHostTests", ["EmulatedHost", "GuestProtocol", "Platform", "Sessions"]),
@@ -124,6 +136,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
         .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     ],
     targets: targets
