@@ -100,6 +100,10 @@ var targets: [Target] = [
     .target(
         name: "OCITesting", dependencies: ["Platform", "OCI", nioCore, nioHTTP1, nioPosix, nioSSL],
         path: "Tests/OCITesting", swiftSettings: house),
+    // Not installed: what a benchmark runs.
+    .executableTarget(
+        name: "convert-layer", dependencies: ["DiskImage", "Platform"], path: "Benchmarks/convert/Sources",
+        swiftSettings: house),
 
     tests("PlatformTests", ["Platform", "CLinux"]),
     tests("WireTests", ["Wire"]),
