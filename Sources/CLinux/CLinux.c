@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -46,6 +47,16 @@ int clinux_renameat2(int from_directory, const char *from, int to_directory, con
 ssize_t clinux_copy_file_range(int from, int to, size_t length) {
     return copy_file_range(from, NULL, to, NULL, length, 0);
 }
+
+ssize_t clinux_preadv2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags) {
+    return preadv2(fd, vectors, count, offset, flags);
+}
+
+ssize_t clinux_pwritev2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags) {
+    return pwritev2(fd, vectors, count, offset, flags);
+}
+
+ssize_t clinux_getrandom(void *bytes, size_t length) { return getrandom(bytes, length, 0); }
 
 int clinux_errno(void) { return errno; }
 
@@ -98,6 +109,33 @@ ssize_t clinux_receive_descriptors(int socket, void *bytes, size_t length, int *
                 close(fd);
             }
         }
+    }
+    return received;
+}
+
+int clinux_send_messages(int socket, struct clinux_message *messages, size_t count) {
+    struct mmsghdr headers[clinux_message_limit] = {0};
+    if (count > clinux_message_limit) count = clinux_message_limit;
+    for (size_t i = 0; i < count; i++) {
+        headers[i].msg_hdr.msg_iov = messages[i].vectors;
+        headers[i].msg_hdr.msg_iovlen = messages[i].vector_count;
+    }
+    int sent = sendmmsg(socket, headers, (unsigned)count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    for (int i = 0; i < sent; i++) messages[i].length = headers[i].msg_len;
+    return sent;
+}
+
+int clinux_receive_messages(int socket, struct clinux_message *messages, size_t count) {
+    struct mmsghdr headers[clinux_message_limit] = {0};
+    if (count > clinux_message_limit) count = clinux_message_limit;
+    for (size_t i = 0; i < count; i++) {
+        headers[i].msg_hdr.msg_iov = messages[i].vectors;
+        headers[i].msg_hdr.msg_iovlen = messages[i].vector_count;
+    }
+    int received = recvmmsg(socket, headers, (unsigned)count, MSG_DONTWAIT, NULL);
+    for (int i = 0; i < received; i++) {
+        messages[i].length = headers[i].msg_len;
+        messages[i].truncated = (headers[i].msg_hdr.msg_flags & MSG_TRUNC) != 0;
     }
     return received;
 }

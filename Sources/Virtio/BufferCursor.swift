@@ -11,7 +11,7 @@ internal import Glibc
     /// Bytes not yet consumed.
     package private(set) var byteCount: Int
 
-    init() {
+    package init() {
         unsafe vectors = UnsafeMutableBufferPointer(start: nil, count: 0)
         byteCount = 0
     }
@@ -52,6 +52,22 @@ internal import Glibc
             byteCount -= length
             unsafe vectors = UnsafeMutableBufferPointer(rebasing: vectors[..<last])
         }
+    }
+
+    /// Hands out pieces that make up the first `count` bytes at most, without consuming them.
+    package func withPrefix<Result>(_ count: Int, _ body: (UnsafeMutableBufferPointer<iovec>) -> Result) -> Result {
+        guard count < byteCount else { return unsafe body(vectors) }
+        var rest = count
+        var last = 0
+        while unsafe last < vectors.count, unsafe vectors[last].iov_len < rest {
+            unsafe rest -= vectors[last].iov_len
+            last += 1
+        }
+        guard unsafe last < vectors.count else { return unsafe body(vectors) }
+        let length = unsafe vectors[last].iov_len
+        unsafe vectors[last].iov_len = rest
+        defer { unsafe vectors[last].iov_len = length }
+        return unsafe body(UnsafeMutableBufferPointer(rebasing: vectors[...last]))
     }
 
     /// Takes the last byte off; nil where there is none.

@@ -48,6 +48,12 @@ int clinux_renameat2(int from_directory, const char *from, int to_directory, con
 /// copy_file_range(2) without explicit offsets.
 ssize_t clinux_copy_file_range(int from, int to, size_t length);
 
+/// preadv2(2) and pwritev2(2). Flags: 8 = RWF_NOWAIT (EAGAIN instead of waiting for a disk).
+ssize_t clinux_preadv2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags);
+ssize_t clinux_pwritev2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags);
+/// getrandom(2) without flags.
+ssize_t clinux_getrandom(void *bytes, size_t length);
+
 /// The current thread's errno, which a Swift call sequence may read right after a failed call.
 int clinux_errno(void);
 
@@ -57,6 +63,21 @@ int clinux_errno(void);
 ssize_t clinux_send_descriptors(int socket, const void *bytes, size_t length, const int *fds, size_t count);
 /// recvmsg(2) with up to `capacity` (at most 16) descriptors, close-on-exec; `*count` says how many came.
 ssize_t clinux_receive_descriptors(int socket, void *bytes, size_t length, int *fds, size_t capacity, size_t *count);
+
+/// One message of clinux_send_messages and clinux_receive_messages.
+struct clinux_message {
+    struct iovec *vectors;
+    size_t vector_count;
+    size_t length;  ///< How much was sent or received.
+    bool truncated; ///< Received: the message was longer than the room for it.
+};
+
+enum { clinux_message_limit = 32 };
+
+/// sendmmsg(2), non-blocking and without SIGPIPE, of up to 32 messages; the number sent, or -1 when not even the first.
+int clinux_send_messages(int socket, struct clinux_message *messages, size_t count);
+/// recvmmsg(2), non-blocking, of up to 32 messages; the number received, or -1.
+int clinux_receive_messages(int socket, struct clinux_message *messages, size_t count);
 
 // --- processes -----------------------------------------------------------------------------------------------
 
