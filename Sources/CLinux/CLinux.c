@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/if_tun.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -247,6 +248,35 @@ int clinux_wait(pid_t pid, bool nohang, int *code, bool *signaled) {
     *code = info.si_status;
     *signaled = info.si_code != CLD_EXITED;
     return 1;
+}
+
+// --- KVM -----------------------------------------------------------------------------------------------------
+
+void clinux_counted_loop(uint64_t iterations) {
+#if defined(__x86_64__)
+    __asm__ volatile("1: dec %0\n jnz 1b" : "+r"(iterations) : : "cc");
+#else
+    while (iterations > 0) {
+        iterations--;
+        __asm__ volatile("" : "+r"(iterations));
+    }
+#endif
+}
+
+static void do_nothing(int signal) { (void)signal; }
+
+int clinux_interrupt_only(int signal) {
+    struct sigaction action = {.sa_handler = do_nothing};
+    sigemptyset(&action.sa_mask);
+    return sigaction(signal, &action, NULL);
+}
+
+int clinux_first_realtime_signal(void) { return SIGRTMIN; }
+
+void clinux_name_thread(const char *name) { prctl(PR_SET_NAME, name); }
+
+void clinux_single_malloc_arena(void) {
+    mallopt(M_ARENA_MAX, 1);
 }
 
 // --- numbers that are macros in C ----------------------------------------------------------------------------

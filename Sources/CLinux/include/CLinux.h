@@ -102,6 +102,39 @@ pid_t clinux_spawn(const struct clinux_spawn *spawn, int *pidfd);
 /// Returns 1 when reaped, 0 when still running (with `nohang`), -1 with errno.
 int clinux_wait(pid_t pid, bool nohang, int *code, bool *signaled);
 
+// --- KVM -----------------------------------------------------------------------------------------------------
+
+/// Where the fields of struct kvm_run lie that a monitor reads and writes; the shared page is never copied.
+enum {
+    clinux_kvm_run_immediate_exit = offsetof(struct kvm_run, immediate_exit),
+    clinux_kvm_run_exit_reason = offsetof(struct kvm_run, exit_reason),
+    clinux_kvm_run_io_direction = offsetof(struct kvm_run, io.direction),
+    clinux_kvm_run_io_size = offsetof(struct kvm_run, io.size),
+    clinux_kvm_run_io_port = offsetof(struct kvm_run, io.port),
+    clinux_kvm_run_io_count = offsetof(struct kvm_run, io.count),
+    clinux_kvm_run_io_data_offset = offsetof(struct kvm_run, io.data_offset),
+    clinux_kvm_run_mmio_address = offsetof(struct kvm_run, mmio.phys_addr),
+    clinux_kvm_run_mmio_data = offsetof(struct kvm_run, mmio.data),
+    clinux_kvm_run_mmio_length = offsetof(struct kvm_run, mmio.len),
+    clinux_kvm_run_mmio_is_write = offsetof(struct kvm_run, mmio.is_write),
+    clinux_kvm_run_internal_suberror = offsetof(struct kvm_run, internal.suberror),
+    clinux_kvm_run_internal_count = offsetof(struct kvm_run, internal.ndata),
+    clinux_kvm_run_internal_data = offsetof(struct kvm_run, internal.data),
+    clinux_kvm_run_entry_failure = offsetof(struct kvm_run, fail_entry.hardware_entry_failure_reason),
+    clinux_kvm_run_system_event = offsetof(struct kvm_run, system_event.type),
+};
+
+/// Counts `iterations` down to zero with the two instructions (dec, jnz) that the KVM probe's guest uses.
+void clinux_counted_loop(uint64_t iterations);
+/// Makes a signal do nothing but interrupt the call that its thread is in.
+int clinux_interrupt_only(int signal);
+/// The first real-time signal that programs may use.
+int clinux_first_realtime_signal(void);
+/// Names the calling thread; at most 15 bytes.
+void clinux_name_thread(const char *name);
+/// Limits malloc to one arena, without a private one for each thread.
+void clinux_single_malloc_arena(void);
+
 // --- numbers that are macros in C ----------------------------------------------------------------------------
 
 extern const unsigned long CLINUX_KVM_GET_API_VERSION, CLINUX_KVM_CREATE_VM, CLINUX_KVM_CHECK_EXTENSION,

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+package import Platform
+
+/// A virtual machine as KVM knows it: memory slots, interrupts, event descriptors (KVM API, "VM ioctls").
+/// Its vCPUs keep the kernel's side of it alive, so the order in which they end does not matter.
+package struct VM: ~Copyable, Sendable {
+    let descriptor: Descriptor
+    let sharedSizeInBytes: Int
+
+    /// Gives the guest a range of physical memory, or takes the slot's memory away (a count of 0).
+    /// - Parameters:
+    ///   - slot: the range's number, below what KVM_CAP_NR_MEMSLOTS says.
+    ///   - guestAddress: guest-physical, a multiple of 4 KiB.
+    ///   - host: where the memory lies in this process. It must stay mapped for as long as the slot is there.
+    ///   - tracksDirtyPages: KVM records which pages the guest writes.
+    @unsafe package borrowing func setMemory(
+        slot: UInt32, guestAddress: UInt64, host: UnsafeMutableRawPointer, countInBytes: UInt64,
+        tracksDirtyPages: Bool = false
+    ) throws(KVMError) {
+        var region = kvm_userspace_memory_region(
+            slot: slot, flags: tracksDirtyPages ? 1 : 0, guest_phys_addr: guestAddress, memory_size: countInBytes,
+            userspace_addr: UInt64(UInt(bitPattern: host)))
+        try control(
+            descriptor, CLINUX_KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", with: &region)
+    }
+
+    /// Each signal on `counter` becomes an edge on an interrupt line of the in-kernel interrupt controllers.
+    /// - Parameter line: the GSI, below 24.
+    package borrowing func connectInterrupt(_ counter: borrowing EventCounter, line: UInt32) throws(KVMError) {
+        var request = kvm_irqfd()
+        request.fd = UInt32(bitPattern: counter.descriptor.raw)
+        request.gsi = line
+        try control(descriptor, CLINUX_KVM_IRQFD, "KVM_IRQFD", with: &request)
+    }
+
+    /// A guest's 4-byte write of `value` to a guest-physical address signals `counter` instead of leaving the guest.
+    package borrowing func connectNotification(
+        _ counter: borrowing EventCounter, address: UInt64, value: UInt32
+    ) throws(KVMError) {
+        var request = kvm_ioeventfd()
+        request.datamatch = UInt64(value)
+        request.addr = address
+        request.len = 4
+        request.fd = counter.descriptor.raw
+        request.flags = 1  // KVM_IOEVENTFD_FLAG_DATAMATCH
+        try control(descriptor, CLINUX_KVM_IOEVENTFD, "KVM_IOEVENTFD", with: &request)
+    }
+
+    /// A new vCPU, stopped, in its architecture's reset state.
+    /// - Parameter index: its number, which becomes its APIC id on x86-64.
+    package borrowing func createVCPU(index: Int) throws(KVMError) -> VCPU {
+        let raw = try control(descriptor, CLINUX_KVM_CREATE_VCPU, "KVM_CREATE_VCPU", UInt(index))
+        return try VCPU(index: index, descriptor: Descriptor(owning: raw), sharedSizeInBytes: sharedSizeInBytes)
+    }
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import Wire
+
+/// What is wrong with a configuration: where, what, and what would be right, in one line.
+package struct ConfigurationError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// Line and column, where the configuration came as text.
+    package let position: JSONPosition?
+    /// The field, for example `drives[0].path_on_host`; empty for the whole.
+    package let field: String
+    package let problem: String
+
+    package var description: String {
+        var text = field.isEmpty ? "" : field
+        if let position { text += text.isEmpty ? "\(position)" : " (\(position))" }
+        return text.isEmpty ? problem : "\(text): \(problem)"
+    }
+}
+
+extension MachineConfiguration {
+    /// The most bytes a configuration may have.
+    package static let sizeLimitInBytes = 1 << 20
+
+    /// Reads a configuration from JSON text. All that can be judged without the host's files is checked.
+    package init(parsing bytes: [UInt8]) throws(ConfigurationError) {
+        let document: JSON
+        do throws(JSONSyntaxError) {
+            document = try JSON(parsing: bytes)
+        } catch {
+            throw ConfigurationError(position: error.position, field: "", problem: error.problem)
+        }
+        do throws(JSONMismatch) {
+            try self.init(reading: JSONView(document))
+        } catch {
+            throw ConfigurationError(
+                position: JSON.position(of: error.path, in: bytes), field: error.path.description,
+                problem: error.problem)
+        }
+    }
+
+    /// Fields of Firecracker's that ask for something this monitor does not have.
+    private static let refused = [
+        "balloon", "cpu-config", "mmds-config", "metrics", "pmem", "memory-hotplug",
+    ]
+
+    init(reading view: JSONView) throws(JSONMismatch) {
+        for name in Self.refused {
+            if let field = try view.optional(name) {
+                throw field.mismatch("this monitor has no \(name); leave it out")
+            }
+        }
+        try view.requireMembers(
+            among: [
+                "boot-source", "machine-config", "drives", "network-interfaces", "vsock", "entropy", "serial", "logger",
+            ] + Self.refused)
+        self.init(bootSource: try BootSource(reading: view.required("boot-source")))
+        if let field = try view.optional("machine-config") { machine = try MachineSettings(reading: field) }
+        drives = try Self.list(view, "drives") { field throws(JSONMismatch) in try Drive(reading: field) }
+        networkInterfaces = try Self.list(view, "network-interfaces") { field throws(JSONMismatch) in
+            try NetworkInterface(reading: field)
+        }
+        if let field = try view.optional("vsock") { vsock = try Vsock(reading: field) }
+        if let field = try view.optional("entropy") {
+            try field.requireMembers(among: ["rate_limiter"])
+            try field.refuseRateLimiter()
+            hasEntropyDevice = true
+        }
+        if let field = try view.optional("serial") {
+            try field.requireMembers(among: ["serial_out_path", "rate_limiter"])
+            try field.refuseRateLimiter()
+            serial.outputPath = try field.optional("serial_out_path")?.path()
+        }
+        if let field = try view.optional("logger") { logger = try Logger(reading: field) }
+        try checkIdentifiers(view)
+    }
+
+    private static func list<Element>(
+        _ view: JSONView, _ name: String, _ read: (JSONView) throws(JSONMismatch) -> Element
+    ) throws(JSONMismatch) -> [Element] {
+        guard let field = try view.optional(name) else { return [] }
+        var result: [Element] = []
+        for element in try field.elements() { result.append(try read(element)) }
+        return result
+    }
+
+    private func checkIdentifiers(_ view: JSONView) throws(JSONMismatch) {
+        let fields = [
+            ("drives", "drive_id", drives.map(\.identifier)),
+            ("network-interfaces", "iface_id", networkInterfaces.map(\.identifier)),
+        ]
+        for (list, name, identifiers) in fields {
+            var seen: Set<String> = []
+            for (index, identifier) in identifiers.enumerated() where !seen.insert(identifier).inserted {
+                throw JSONMismatch(
+                    path: JSONPath([.member(list), .element(index), .member(name)]),
+                    problem: "\"\(identifier)\" is the name of an earlier one too; each needs its own")
+            }
+        }
+        let roots = drives.indices.filter { drives[$0].isRootDevice }
+        if roots.count > 1 {
+            throw JSONMismatch(
+                path: JSONPath([.member("drives"), .element(roots[1]), .member("is_root_device")]),
+                problem: "drives[\(roots[0])] is the root device already; there can be one")
+        }
+    }
+}
+
+extension BootSource {
+    init(reading view: JSONView) throws(JSONMismatch) {
+        try view.requireMembers(among: ["kernel_image_path", "initrd_path", "boot_args"])
+        kernelImagePath = try view.required("kernel_image_path").path()
+        initrdPath = try view.optional("initrd_path")?.path()
+        arguments = nil
+        if let field = try view.optional("boot_args") {
+            let text = try field.string()
+            guard text.utf8.count < 2048 else {
+                throw field.mismatch("it has \(text.utf8.count) bytes; 2047 are the most that a kernel takes")
+            }
+            guard text.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7f }) else {
+                throw field.mismatch("it has control characters, which a kernel's command line cannot have")
+            }
+            arguments = text
+        }
+    }
+}
+
+extension MachineSettings {
+    init(reading view: JSONView) throws(JSONMismatch) {
+        try view.requireMembers(among: [
+            "vcpu_count", "mem_size_mib", "smt", "track_dirty_pages", "huge_pages", "acpi", "cpu_template",
+        ])
+        let count = try view.required("vcpu_count")
+        vcpuCount = Int(try count.unsigned(in: 1...32))
+        let memory = try view.required("mem_size_mib")
+        memoryInMiB = try memory.unsigned(in: 64...(1 << 24))
+        simultaneousMultithreading = try view.optional("smt")?.bool() ?? false
+        if simultaneousMultithreading, vcpuCount > 1, !vcpuCount.isMultiple(of: 2) {
+            throw count.mismatch("with smt the number of vCPUs must be 1 or even")
+        }
+        tracksDirtyPages = try view.optional("track_dirty_pages")?.bool() ?? false
+        if let field = try view.optional("huge_pages") {
+            let word = try field.string()
+            guard word != "2M" else {
+                throw field.mismatch("pages of the hugetlbfs pool are not supported; \"Transparent\" is")
+            }
+            hugePages = HugePages(rawValue: try field.word(among: HugePages.allCases.map(\.rawValue))) ?? .none
+        }
+        acpi = try view.optional("acpi")?.bool() ?? true
+        if let field = try view.optional("cpu_template"), try field.string() != "None" {
+            throw field.mismatch("CPU templates are not supported; leave it out")
+        }
+    }
+}
+
+extension Drive {
+    init(reading view: JSONView) throws(JSONMismatch) {
+        try view.requireMembers(among: [
+            "drive_id", "path_on_host", "extents", "is_root_device", "is_read_only", "partuuid", "cache_type",
+            "io_engine", "rate_limiter",
+        ])
+        try view.refuseRateLimiter()
+        let identifier = try view.required("drive_id").identifier()
+        isRootDevice = try view.optional("is_root_device")?.bool() ?? false
+        switch (try view.optional("path_on_host"), try view.optional("extents")) {
+        case (let field?, nil):
+            content = .path(try field.path())
+            isReadOnly = try view.optional("is_read_only")?.bool() ?? false
+        case (nil, let field?):
+            content = .extents(try Self.extents(field))
+            isReadOnly = true
+            if let flag = try view.optional("is_read_only"), try !flag.bool() {
+                throw flag.mismatch("a drive of extents is read-only; leave it out or set it to true")
+            }
+        case (nil, nil): throw view.mismatch("path_on_host is missing (or extents, for a drive made of several files)")
+        case (_, let field?): throw field.mismatch("a drive has either path_on_host or extents, not both")
+        }
+        self.identifier = identifier
+        partitionIdentifier = try view.optional("partuuid")?.string()
+        if let field = try view.optional("cache_type") {
+            cache = Cache(rawValue: try field.word(among: Cache.allCases.map(\.rawValue))) ?? .unsafe
+        }
+        // Both names are taken: how requests reach the file is the monitor's affair.
+        _ = try view.optional("io_engine")?.word(among: ["Sync", "Async"])
+    }
+
+    private static func extents(_ field: JSONView) throws(JSONMismatch) -> [Extent] {
+        let elements = try field.elements()
+        guard !elements.isEmpty else { throw field.mismatch("there must be at least one extent") }
+        guard elements.count <= 1024 else {
+            throw field.mismatch("\(elements.count) extents are too many; 1024 are the most")
+        }
+        var result: [Extent] = []
+        for element in elements {
+            try element.requireMembers(among: ["path", "offset", "length"])
+            let limit: ClosedRange<UInt64> = 0...UInt64(Int64.max)
+            result.append(
+                Extent(
+                    path: try element.required("path").path(),
+                    offset: try element.optional("offset")?.unsigned(in: limit) ?? 0,
+                    length: try element.optional("length")?.unsigned(in: limit)))
+        }
+        return result
+    }
+}
+
+extension NetworkInterface {
+    init(reading view: JSONView) throws(JSONMismatch) {
+        try view.requireMembers(among: [
+            "iface_id", "host_dev_name", "socket_path", "guest_mac", "mtu", "rx_rate_limiter", "tx_rate_limiter",
+        ])
+        try view.refuseRateLimiter(["rx_rate_limiter", "tx_rate_limiter"])
+        identifier = try view.required("iface_id").identifier()
+        switch (try view.optional("host_dev_name"), try view.optional("socket_path")) {
+        case (let field?, nil):
+            let name = try field.string()
+            guard !name.isEmpty, name.utf8.count < 16, !name.utf8.contains(0x2f) else {
+                throw field.mismatch("a network device's name has 1 to 15 bytes without a slash")
+            }
+            peer = .tap(name)
+        case (nil, let field?): peer = .socket(try field.path())
+        case (nil, nil): throw view.mismatch("host_dev_name is missing (or socket_path, for a unix socket)")
+        case (_, let field?): throw field.mismatch("an interface has either host_dev_name or socket_path, not both")
+        }
+        guestMAC = nil
+        if let field = try view.optional("guest_mac") {
+            guard let address = MACAddress(try field.string()) else {
+                throw field.mismatch("an address of one station is wanted, such as \"06:00:ac:10:00:02\"")
+            }
+            guestMAC = address
+        }
+        mtu = try view.optional("mtu").map { field throws(JSONMismatch) in
+            UInt16(try field.unsigned(in: 68...65535))
+        }
+    }
+}
+
+extension Vsock {
+    init(reading view: JSONView) throws(JSONMismatch) {
+        try view.requireMembers(among: ["guest_cid", "uds_path", "vsock_id"])
+        guestCID = UInt32(try view.required("guest_cid").unsigned(in: 3...0xffff_fffe))
+        socketPath = try view.required("uds_path").path()
+    }
+}
+
+extension Logger {
+    init(reading view: JSONView) throws(JSONMismatch) {
+        self.init()
+        try view.requireMembers(among: ["log_path", "level", "show_level", "show_log_origin", "module"])
+        path = try view.optional("log_path")?.path()
+        if let field = try view.optional("level") {
+            let word = try field.string()
+            guard let level = Level(word: word) else {
+                throw field.mismatch(
+                    "\"\(word)\" is none of \(Level.allCases.map(\.rawValue).joined(separator: ", "))")
+            }
+            self.level = level
+        }
+    }
+}
+
+extension Logger.Level {
+    /// Reads the name of a level, in any case.
+    package init?(word: String) {
+        guard let level = Self.allCases.first(where: { $0.rawValue.lowercased() == word.lowercased() }) else {
+            return nil
+        }
+        self = level
+    }
+}
+
+extension JSONView {
+    /// The path of a file.
+    fileprivate func path() throws(JSONMismatch) -> String {
+        let text = try string()
+        guard !text.isEmpty else { throw mismatch("a path is wanted here, not an empty string") }
+        guard text.utf8.count < 4096, !text.utf8.contains(0) else {
+            throw mismatch("this is no path: it has a zero byte or more than 4095 bytes")
+        }
+        return text
+    }
+
+    /// The name of a device: letters, digits and `_`.
+    fileprivate func identifier() throws(JSONMismatch) -> String {
+        let text = try string()
+        let isGood = text.utf8.allSatisfy { byte in
+            byte == 0x5f || byte >= 0x30 && byte <= 0x39 || byte | 0x20 >= 0x61 && byte | 0x20 <= 0x7a
+        }
+        guard isGood, !text.isEmpty, text.utf8.count <= 64 else {
+            throw mismatch("a name of 1 to 64 letters, digits and _ is wanted here")
+        }
+        return text
+    }
+
+    fileprivate func refuseRateLimiter(_ names: [String] = ["rate_limiter"]) throws(JSONMismatch) {
+        for name in names {
+            if let field = try optional(name) {
+                throw field.mismatch("rate limiters are not supported by this monitor; leave it out")
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What a machine is made of: the model behind `--config-file`, in the shape of Firecracker's. Field by field in
+/// Docs/MONITOR.md.
+package struct MachineConfiguration: Equatable, Sendable {
+    package var bootSource: BootSource
+    package var machine = MachineSettings()
+    package var drives: [Drive] = []
+    package var networkInterfaces: [NetworkInterface] = []
+    package var vsock: Vsock?
+    package var hasEntropyDevice = false
+    package var serial = Serial()
+    package var logger = Logger()
+
+    package init(bootSource: BootSource) { self.bootSource = bootSource }
+}
+
+package struct BootSource: Equatable, Sendable {
+    package var kernelImagePath: String
+    package var initrdPath: String?
+    /// nil for `BootSource.defaultArguments`.
+    package var arguments: String?
+
+    package init(kernelImagePath: String, initrdPath: String? = nil, arguments: String? = nil) {
+        self.kernelImagePath = kernelImagePath
+        self.initrdPath = initrdPath
+        self.arguments = arguments
+    }
+
+    /// What a kernel is told where the configuration says nothing: console on the serial port, reboot (which ends the
+    /// machine) on a panic, and not to look for what is not there.
+    package static let defaultArguments =
+        "console=ttyS0 reboot=k panic=1 pci=off nomodule i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd"
+}
+
+package struct MachineSettings: Equatable, Sendable {
+    package enum HugePages: String, Equatable, Sendable, CaseIterable {
+        /// What the system does for all programs.
+        case none = "None"
+        /// Transparent huge pages are asked for.
+        case transparent = "Transparent"
+    }
+
+    package var vcpuCount = 1
+    package var memoryInMiB: UInt64 = 128
+    /// Two threads a core instead of one.
+    package var simultaneousMultithreading = false
+    package var tracksDirtyPages = false
+    package var hugePages = HugePages.none
+    /// Whether devices are announced in ACPI tables, or, for kernels without ACPI, on the command line.
+    package var acpi = true
+
+    package init() {}
+}
+
+/// A disk.
+package struct Drive: Equatable, Sendable {
+    package enum Content: Equatable, Sendable {
+        /// A file or block device.
+        case path(String)
+        /// Files, one after another, each filled up with zeros to a multiple of 4 KiB. Read-only.
+        case extents([Extent])
+    }
+
+    /// A part of a file.
+    package struct Extent: Equatable, Sendable {
+        package var path: String
+        /// In bytes.
+        package var offset: UInt64
+        /// In bytes; nil for all that follows the offset.
+        package var length: UInt64?
+
+        package init(path: String, offset: UInt64 = 0, length: UInt64? = nil) {
+            self.path = path
+            self.offset = offset
+            self.length = length
+        }
+    }
+
+    package enum Cache: String, Equatable, Sendable, CaseIterable {
+        /// A flush of the guest's is not passed on.
+        case unsafe = "Unsafe"
+        /// A flush of the guest's brings its writes to the disk.
+        case writeback = "Writeback"
+    }
+
+    package var identifier: String
+    package var content: Content
+    /// The kernel is told to mount it as its root.
+    package var isRootDevice = false
+    package var isReadOnly = false
+    /// The root's partition instead of the whole disk.
+    package var partitionIdentifier: String?
+    package var cache = Cache.unsafe
+
+    package init(identifier: String, content: Content, isReadOnly: Bool = false) {
+        self.identifier = identifier
+        self.content = content
+        self.isReadOnly = isReadOnly
+    }
+}
+
+package struct NetworkInterface: Equatable, Sendable {
+    package enum Peer: Equatable, Sendable {
+        /// A TAP device of the host, by name.
+        case tap(String)
+        /// A unix socket that frames go over.
+        case socket(String)
+    }
+
+    package var identifier: String
+    package var peer: Peer
+    package var guestMAC: MACAddress?
+    /// In bytes.
+    package var mtu: UInt16?
+
+    package init(identifier: String, peer: Peer, guestMAC: MACAddress? = nil, mtu: UInt16? = nil) {
+        self.identifier = identifier
+        self.peer = peer
+        self.guestMAC = guestMAC
+        self.mtu = mtu
+    }
+}
+
+/// An Ethernet address.
+package struct MACAddress: Equatable, Sendable, CustomStringConvertible {
+    /// Six, in the order in which they are sent.
+    package let bytes: [UInt8]
+
+    /// Reads `06:00:ac:10:00:02`; nil for anything else, and for the addresses of groups.
+    package init?(_ text: String) {
+        var bytes: [UInt8] = []
+        for part in text.split(separator: ":", omittingEmptySubsequences: false) {
+            guard part.utf8.count == 2, !part.hasPrefix("+"), !part.hasPrefix("-"), let byte = UInt8(part, radix: 16)
+            else { return nil }
+            bytes.append(byte)
+        }
+        guard bytes.count == 6, bytes[0] & 1 == 0 else { return nil }
+        self.bytes = bytes
+    }
+
+    package var description: String {
+        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
+    }
+}
+
+package struct Vsock: Equatable, Sendable {
+    /// The guest's address, 3 or more.
+    package var guestCID: UInt32
+    /// The unix socket for connections from the host, and the stem of those for connections from the guest.
+    package var socketPath: String
+
+    package init(guestCID: UInt32, socketPath: String) {
+        self.guestCID = guestCID
+        self.socketPath = socketPath
+    }
+}
+
+package struct Serial: Equatable, Sendable {
+    /// Where the console's output goes; nil for the monitor's standard output.
+    package var outputPath: String?
+
+    package init(outputPath: String? = nil) { self.outputPath = outputPath }
+}
+
+package struct Logger: Equatable, Sendable {
+    package enum Level: String, Equatable, Sendable, CaseIterable, Comparable {
+        case off = "Off"
+        case error = "Error"
+        case warning = "Warning"
+        case info = "Info"
+        case debug = "Debug"
+        case trace = "Trace"
+
+        private var rank: Int { Self.allCases.firstIndex(of: self) ?? 0 }
+        package static func < (one: Level, other: Level) -> Bool { one.rank < other.rank }
+    }
+
+    /// nil for the monitor's standard error.
+    package var path: String?
+    package var level = Level.warning
+
+    package init() {}
+}

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The monitor's own version, as `martlet-vmm --version` prints it.
+package let monitorVersion = "0.1.0"
