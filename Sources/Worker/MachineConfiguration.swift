@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import Wire
+
+/// All that was asked of a machine: `config.json` in its directory, written once, before its supervisor starts.
+package struct MachineConfiguration: Equatable, Sendable {
+    package var id: String
+    package var name: String
+    /// Nanoseconds since 1970.
+    package var createdAt: UInt64
+    /// What the user called the image, and its digest.
+    package var image: String
+    package var imageID: String
+    package var process: ContainerSpecification
+    package var hasInput = false
+    package var isReadOnly = false
+    package var processors: Int
+    package var memoryInMiB: Int
+    /// The device in the guest that holds the root file system.
+    package var rootDevice = "/dev/vda"
+    /// Nobody stays attached.
+    package var isDetached = false
+    /// The directory goes when the machine ends.
+    package var removesItself = false
+    /// Milliseconds from a stop until force.
+    package var stopTimeout: UInt64 = 10_000
+    /// Milliseconds that the process may run; nil for no limit.
+    package var runTimeout: UInt64?
+    /// The monitor's program.
+    package var monitor: String
+    /// When the command began, in nanoseconds on the monotonic clock: what timings are counted from.
+    package var commandStartedAt: UInt64
+
+    package init(
+        id: String, name: String, createdAt: UInt64, image: String, imageID: String, process: ContainerSpecification,
+        processors: Int, memoryInMiB: Int, monitor: String, commandStartedAt: UInt64
+    ) {
+        self.id = id
+        self.name = name
+        self.createdAt = createdAt
+        self.image = image
+        self.imageID = imageID
+        self.process = process
+        self.processors = processors
+        self.memoryInMiB = memoryInMiB
+        self.monitor = monitor
+        self.commandStartedAt = commandStartedAt
+    }
+}
+
+extension MachineConfiguration {
+    package static let formatVersion: UInt64 = 1
+
+    package var json: JSON {
+        var json: [(String, JSON)] = [
+            ("version", .number(Self.formatVersion)), ("id", .string(id)), ("name", .string(name)),
+            ("createdAt", .number(createdAt)), ("image", .string(image)), ("imageId", .string(imageID)),
+            ("arguments", .strings(process.arguments)), ("environment", .strings(process.environment)),
+            ("workingDirectory", .string(process.workingDirectory)), ("user", .string(process.user)),
+            ("hostname", .string(process.hostname)), ("stopSignal", .number(process.stopSignal)),
+            ("hasInput", .bool(hasInput)), ("readOnly", .bool(isReadOnly)), ("processors", .number(processors)),
+            ("memoryInMiB", .number(memoryInMiB)), ("rootDevice", .string(rootDevice)), ("detached", .bool(isDetached)),
+            ("removesItself", .bool(removesItself)), ("stopTimeoutInMilliseconds", .number(stopTimeout)),
+        ]
+        if let runTimeout { json.append(("runTimeoutInMilliseconds", .number(runTimeout))) }
+        json.append(("monitor", .string(monitor)))
+        json.append(("commandStartedAt", .number(commandStartedAt)))
+        return JSON(members: json)
+    }
+
+    package init(_ json: JSON) throws(JSONMismatch) {
+        let view = JSONView(json)
+        _ = try view.required("version").unsigned(in: Self.formatVersion...Self.formatVersion)
+        var process = ContainerSpecification(arguments: try view.required("arguments").strings())
+        process.environment = try view.required("environment").strings()
+        process.workingDirectory = try view.required("workingDirectory").string()
+        process.user = try view.required("user").string()
+        process.hostname = try view.required("hostname").string()
+        process.stopSignal = Int32(try view.required("stopSignal").unsigned(in: 1...64))
+        self.init(
+            id: try view.required("id").string(), name: try view.required("name").string(),
+            createdAt: try view.required("createdAt").unsigned(), image: try view.required("image").string(),
+            imageID: try view.required("imageId").string(), process: process,
+            processors: Int(try view.required("processors").unsigned(in: 1...1024)),
+            memoryInMiB: Int(try view.required("memoryInMiB").unsigned(in: 1...(1 << 30))),
+            monitor: try view.required("monitor").string(),
+            commandStartedAt: try view.required("commandStartedAt").unsigned())
+        hasInput = try view.required("hasInput").bool()
+        isReadOnly = try view.required("readOnly").bool()
+        rootDevice = try view.required("rootDevice").string()
+        isDetached = try view.required("detached").bool()
+        removesItself = try view.required("removesItself").bool()
+        stopTimeout = try view.required("stopTimeoutInMilliseconds").unsigned()
+        runTimeout = try view.optional("runTimeoutInMilliseconds")?.unsigned()
+    }
+}
+
+extension JSON {
+    static func strings(_ values: [String]) -> JSON { .array(values.map { .string($0) }) }
+
+    /// An object, for members that are not all known in one place.
+    init(members: [(String, JSON)]) {
+        var object = JSONObject()
+        for (name, value) in members { object[name] = value }
+        self = .object(object)
+    }
+}
+
+extension JSONView {
+    func strings() throws(JSONMismatch) -> [String] {
+        var result: [String] = []
+        for element in try elements() { result.append(try element.string()) }
+        return result
+    }
+}
+
+extension MachineConfiguration {
+    /// Reads the file in the working directory.
+    package static func load() throws(WorkerError) -> MachineConfiguration {
+        guard let json = try MachineStore.readJSON(MachineFile.configuration) else {
+            throw .malformed(path: MachineFile.configuration, reason: "it is missing")
+        }
+        do throws(JSONMismatch) {
+            return try MachineConfiguration(json)
+        } catch {
+            throw .malformed(path: MachineFile.configuration, reason: "\(error)")
+        }
+    }
+}

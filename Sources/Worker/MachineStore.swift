@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+package import Platform
+internal import Wire
+
+/// The machines of this user on this host: a directory each, and names that point to them (Docs/STATE.md).
+///
+///     $XDG_STATE_HOME/martlet/lock              held while machines are made and removed
+///     $XDG_STATE_HOME/martlet/names/NAME        a file that holds an id
+///     $XDG_STATE_HOME/martlet/machines/ID/      a machine; MachineFile names what is in it
+package struct MachineStore: Sendable {
+    package let root: String
+
+    package init(root: String) {
+        self.root = root
+    }
+
+    /// Where the XDG base directory specification puts a user's state.
+    package static func ofUser(lookUp: (String) -> String?) throws(WorkerError) -> MachineStore {
+        // Relative paths in these variables are invalid, says the specification.
+        if let base = lookUp("XDG_STATE_HOME"), base.hasPrefix("/") { return MachineStore(root: "\(base)/martlet") }
+        guard let home = lookUp("HOME"), home.hasPrefix("/") else {
+            throw .invalid("there is no place for the machines' state: set HOME or XDG_STATE_HOME to an absolute path")
+        }
+        return MachineStore(root: "\(home)/.local/state/martlet")
+    }
+
+    package func directory(of id: String) -> String { "\(root)/machines/\(id)" }
+    private func namePath(_ name: String) -> String { "\(root)/names/\(name)" }
+
+    /// Makes and removes one at a time: held for microseconds.
+    private func lock() throws(WorkerError) -> FileLock {
+        try system { () throws(SystemError) in
+            try Files.makeDirectories("\(root)/machines", permissions: 0o700)
+            try Files.makeDirectories("\(root)/names", permissions: 0o700)
+            return try FileLock(waitingAt: "\(root)/lock")
+        }
+    }
+
+    /// Makes a machine's directory with its lock held; no command takes it for one that crashed.
+    /// - Parameter name: nil for one of our choice.
+    package func create(id: String, name: String?) throws(WorkerError) -> NewMachine {
+        if let name, !MachineIdentity.isName(name) {
+            throw .invalid(
+                "\(quoted(name)) is not a name: 2 to 128 letters, digits, '_', '.', '-', a letter or digit first")
+        }
+        let lock = try lock()
+        let chosen = try reserveName(name, for: id)
+        let directory = directory(of: id)
+        do throws(SystemError) {
+            try Files.makeDirectory(directory, permissions: 0o700)
+            // It is free, or held for a moment by another command that looks whether it is.
+            let held = try FileLock(waitingAt: "\(directory)/\(MachineFile.lock)")
+            lock.descriptor.close()
+            return NewMachine(id: id, name: chosen, directory: directory, lock: held)
+        } catch {
+            Files.remove(namePath(chosen))
+            try? Files.removeTree(directory)
+            throw .system(error)
+        }
+    }
+
+    /// Writes the name's file; the store's lock is held.
+    private func reserveName(_ wanted: String?, for id: String) throws(WorkerError) -> String {
+        var generator = SystemRandomNumberGenerator()
+        for attempt in 0..<100 {
+            let name = wanted ?? MachineIdentity.makeName(attempt: attempt, using: &generator)
+            let path = namePath(name)
+            if let other = self.id(named: name) {
+                if Files.exists(directory(of: other)) {
+                    if wanted == nil { continue }
+                    throw .nameInUse(name, by: other)
+                }
+                Files.remove(path)
+            }
+            try system { () throws(SystemError) in
+                let file = try Descriptor.open(path, .createNew, permissions: 0o600)
+                try file.writeAll(Array(id.utf8))
+            }
+            return name
+        }
+        throw .invalid("no free name was found: give one with --name")
+    }
+
+    /// The id that a name's file holds; the machine may be gone.
+    private func id(named name: String) -> String? {
+        guard let bytes = try? Files.read(namePath(name), limit: MachineIdentity.idLength) else { return nil }
+        let id = String(decoding: bytes, as: UTF8.self)
+        // A file that was not written to its end belongs to nobody.
+        return MachineIdentity.isID(id) ? id : String(repeating: "0", count: MachineIdentity.idLength)
+    }
+
+    /// The ids of all machines, those included that are just being made.
+    package func ids() -> [String] {
+        ((try? Files.list("\(root)/machines")) ?? []).filter(MachineIdentity.isID)
+    }
+
+    /// Finds the machine that a name, an id or the beginning of an id means.
+    package func find(_ reference: String) throws(WorkerError) -> MachineRecord {
+        let id = try MachineIdentity.resolve(reference, ids: ids(), named: self.id(named:))
+        guard let record = try record(id) else { throw .noSuchMachine(reference) }
+        return record
+    }
+
+    /// All machines that can be read, the newest first.
+    package func list() -> [MachineRecord] {
+        ids().compactMap { id in (try? record(id)) ?? nil }
+            .sorted { ($0.configuration.createdAt, $0.id) > ($1.configuration.createdAt, $1.id) }
+    }
+
+    /// What a machine's directory says; nil where there is none, or only the beginning of one.
+    package func record(_ id: String) throws(WorkerError) -> MachineRecord? {
+        let directory = directory(of: id)
+        // The lock first: a machine that ends between the two looks is then read as ended.
+        let isHeld = isLockHeld(directory)
+        guard let configuration = try Self.readJSON("\(directory)/\(MachineFile.configuration)") else { return nil }
+        let state = try Self.readJSON("\(directory)/\(MachineFile.state)")
+        do throws(JSONMismatch) {
+            return MachineRecord(
+                directory: directory, configuration: try MachineConfiguration(configuration),
+                state: try state.map { json throws(JSONMismatch) in try MachineState(json) } ?? MachineState(),
+                isHeld: isHeld)
+        } catch {
+            throw .malformed(path: directory, reason: "\(error)")
+        }
+    }
+
+    static func readJSON(_ path: String) throws(WorkerError) -> JSON? {
+        let bytes: [UInt8]
+        do throws(SystemError) {
+            bytes = try Files.read(path, limit: 8 << 20)
+        } catch {
+            if error.code == ENOENT { return nil }
+            throw .system(error)
+        }
+        var limits = JSONLimits()
+        limits.sizeInBytes = 8 << 20
+        do throws(JSONSyntaxError) {
+            return try JSON(parsing: bytes, limits: limits)
+        } catch {
+            throw .malformed(path: path, reason: "\(error)")
+        }
+    }
+
+    /// Whether a supervisor lives there. Others that look at the same time are not in the way: they share the lock.
+    private func isLockHeld(_ directory: String) -> Bool {
+        guard let file = try? Descriptor.open("\(directory)/\(MachineFile.lock)", .readOnly) else { return false }
+        let raw = file.raw
+        let result = retryingInterrupts { flock(raw, LOCK_SH | LOCK_NB) }
+        file.close()
+        return result != 0
+    }
+
+    /// Removes a machine that has no supervisor; false where it has one. A machine that is gone already counts as
+    /// removed.
+    package func remove(_ id: String) throws(WorkerError) -> Bool {
+        let lock = try lock()
+        let directory = directory(of: id)
+        guard Files.exists(directory) else { return true }
+        guard !isLockHeld(directory) else { return false }
+        try removeHoldingStoreLock(id)
+        lock.descriptor.close()
+        return true
+    }
+
+    /// Removes the machine whose lock the caller holds.
+    package func removeOwn(_ id: String) throws(WorkerError) {
+        let lock = try lock()
+        try removeHoldingStoreLock(id)
+        lock.descriptor.close()
+    }
+
+    private func removeHoldingStoreLock(_ id: String) throws(WorkerError) {
+        let directory = directory(of: id)
+        let json = (try? Self.readJSON("\(directory)/\(MachineFile.configuration)")) ?? nil
+        if let name = json?["name"]?.stringValue, MachineIdentity.isName(name), self.id(named: name) == id {
+            Files.remove(namePath(name))
+        }
+        try system { () throws(SystemError) in try Files.removeTree(directory) }
+    }
+
+    /// Clears away what was to remove itself and could not, because its supervisor was killed: machines of `--rm`,
+    /// directories that were never finished, names of machines that are gone. Failures do not matter here.
+    package func sweep() {
+        let ids = ids()
+        let stale = ids.filter { id in
+            let directory = directory(of: id)
+            guard !isLockHeld(directory) else { return false }
+            guard let json = (try? Self.readJSON("\(directory)/\(MachineFile.configuration)")) ?? nil else {
+                return !Files.exists("\(directory)/\(MachineFile.configuration)")
+            }
+            return json["removesItself"]?.boolValue == true
+        }
+        guard !stale.isEmpty, let lock = try? lock() else { return }
+        // Looked at again under the lock: what was just being made by another command is held by now.
+        for id in stale where !isLockHeld(directory(of: id)) { try? removeHoldingStoreLock(id) }
+        lock.descriptor.close()
+    }
+}
+
+/// The files in a machine's directory.
+package enum MachineFile {
+    /// Held by the supervisor for as long as it lives.
+    package static let lock = "lock"
+    package static let configuration = "config.json"
+    package static let state = "state.json"
+    /// The monitor's configuration.
+    package static let monitorConfiguration = "vmm.json"
+    /// The process's output, as records.
+    package static let output = "output.log"
+    /// The guest's serial console.
+    package static let console = "console.log"
+    /// What monitor and supervisor say when they fail.
+    package static let diagnostics = "diagnostics.log"
+    /// Where the supervisor takes orders.
+    package static let control = "supervisor.sock"
+    /// The monitor's end of the guest's vsock device.
+    package static let vsock = "vsock.sock"
+}
+
+/// A machine's directory, just made, and the lock that its supervisor will hold.
+package struct NewMachine: ~Copyable {
+    package let id: String
+    package let name: String
+    package let directory: String
+    package let lock: FileLock
+}
+
+/// A machine as its directory shows it.
+package struct MachineRecord: Sendable {
+    package let directory: String
+    package let configuration: MachineConfiguration
+    package let state: MachineState
+    /// A supervisor lives.
+    package let isHeld: Bool
+
+    package var id: String { configuration.id }
+    package var shortID: String { String(id.prefix(MachineIdentity.shortIDLength)) }
+    package var name: String { configuration.name }
+
+    package enum Condition: String, Sendable {
+        case created
+        case running
+        case exited
+        /// Its supervisor was lost: it ended, but nobody saw how.
+        case crashed
+    }
+
+    package var condition: Condition {
+        if isHeld { return state.status == .created ? .created : state.status == .running ? .running : .exited }
+        return state.status == .exited ? .exited : .crashed
+    }
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import GuestProtocol
+
+/// What a supervisor does, and when. Pure: events in, actions out; `Supervisor` does the input and output.
+///
+///     booting ──guest connects──▶ asked ──accepted──▶ starting ──started──▶ running
+///        │                          │                    │                     │
+///        └──────────────────────────┴── any outcome ─────┴─────────────────────┴──▶ ending ──monitor ended──▶ ended
+///
+/// The guest is hostile. Illegal, and the machine's end: a frame out of turn, output that is not the next or beyond its
+/// credit, a payload that cannot be read, another major version. Skipped: unknown kinds, other sessions, and everything
+/// once the outcome is known.
+package struct SupervisorStateMachine: Sendable {
+    /// The session of the machine's main process.
+    package static let mainSession: UInt32 = 1
+
+    /// What this machine's life is to be like.
+    package struct Policy: Equatable, Sendable {
+        /// Nobody waits for the output: it goes to the log alone, and losing the client ends nothing.
+        package var isDetached = false
+        package var stopSignal: Int32 = 15
+        /// From a stop until force.
+        package var stopTimeout: UInt64 = 10_000
+        /// From the monitor's start until the process runs.
+        package var startTimeout: UInt64 = 180_000
+        /// From the process's start until it is stopped; nil for no limit. All times in milliseconds.
+        package var runTimeout: UInt64?
+
+        package init() {}
+    }
+
+    package enum TimerName: Hashable, Sendable, CaseIterable {
+        /// The process should run by now.
+        case start
+        /// The process may run no longer.
+        case run
+        /// The process had its time to end by itself.
+        case stop
+        /// The guest had its time to end the process by force.
+        case force
+        /// The guest's connection ended; the monitor had its time to say why.
+        case farewell
+    }
+
+    package enum Event: Equatable, Sendable {
+        case guestConnected
+        case guestFrame(Frame)
+        /// The guest's connection ended, or broke the framing.
+        case guestLost(String)
+        case foregroundFrame(Frame)
+        case foregroundLost
+        case controlFrame(Frame)
+        /// The monitor is gone; what it said about it.
+        case monitorEnded(String)
+        case timer(TimerName)
+        /// This supervisor was told to end, by a signal.
+        case terminated
+    }
+
+    package enum Action: Equatable, Sendable {
+        /// Send `hello`, `configure` and `request`.
+        case greetGuest
+        case sendToGuest(Frame)
+        case sendToForeground(Frame)
+        case log(LogRecord.Stream, [UInt8])
+        /// Replaces the timer of that name.
+        case arm(TimerName, milliseconds: UInt64)
+        case disarm(TimerName)
+        case recordStarted
+        /// End the monitor at once: its root file system was in memory, so that there is nothing to save.
+        case endMonitor
+        /// All is over; tell it and go.
+        case finish(Outcome)
+    }
+
+    package enum Phase: Equatable, Sendable {
+        case booting
+        case asked
+        case starting
+        case running
+        case ending(Outcome)
+        case ended
+    }
+
+    package private(set) var phase = Phase.booting
+    private let policy: Policy
+    private var saidHello = false
+    private var output = Stream()
+    private var errors = Stream()
+    private var isTimedOut = false
+
+    /// One stream of output: passed on under the client's credit, or taken in by the supervisor itself.
+    private struct Stream: Sendable {
+        var relayed = RelayWindow()
+        var consumed = ReceiveWindow()
+    }
+
+    package init(policy: Policy) {
+        self.policy = policy
+    }
+
+    /// What to do first of all.
+    package func start() -> [Action] {
+        [.arm(.start, milliseconds: policy.startTimeout)]
+    }
+
+    package mutating func handle(_ event: Event) -> [Action] {
+        switch phase {
+        case .ended: return []
+        case .ending(let outcome):
+            guard case .monitorEnded = event else { return [] }
+            phase = .ended
+            return [.finish(outcome)]
+        case .booting, .asked, .starting, .running: break
+        }
+        switch event {
+        case .guestConnected:
+            guard phase == .booting else { return [] }
+            phase = .asked
+            return [.greetGuest]
+        case .guestFrame(let frame): return handleGuest(frame)
+        case .guestLost(let reason):
+            lostReason = reason
+            return [.arm(.farewell, milliseconds: 2000)]
+        case .foregroundFrame(let frame): return handleForeground(frame)
+        case .foregroundLost:
+            return policy.isDetached ? [] : conclude(.failed(125, "the command that ran it was lost"))
+        case .controlFrame(let frame): return handleControl(frame)
+        case .monitorEnded(let reason):
+            phase = .ended
+            let outcome = Outcome.failed(125, reason)
+            return [.sendToForeground(outcome.frame), .finish(outcome)]
+        case .timer(let name): return handleTimer(name)
+        case .terminated: return conclude(.failed(125, "its supervisor was told to end"))
+        }
+    }
+
+    private var lostReason = ""
+
+    private mutating func conclude(_ outcome: Outcome) -> [Action] {
+        phase = .ending(outcome)
+        return [.sendToForeground(outcome.frame), .endMonitor]
+    }
+}
+
+// MARK: - The guest
+
+extension SupervisorStateMachine {
+    private mutating func handleGuest(_ frame: Frame) -> [Action] {
+        guard let kind = frame.kind else { return [] }
+        switch kind {
+        case .hello:
+            guard let hello = Hello(frame.payload), !saidHello else { return violation("a greeting out of turn") }
+            guard hello.major == ProtocolVersion.major else {
+                return conclude(
+                    .failed(125, "the guest speaks version \(hello.major) of the protocol, not \(ProtocolVersion.major)"))
+            }
+            saidHello = true
+            return []
+        case .failure:
+            let refusal = Refusal(frame.payload) ?? Refusal(exitCode: 125, message: Array("the guest failed".utf8))
+            return conclude(.failed(Refusal(exitCode: 125, message: refusal.message)))
+        case .configured, .activity: return []
+        default: break
+        }
+        guard saidHello else { return violation("no greeting") }
+        guard frame.header.session == Self.mainSession else { return [] }
+        switch kind {
+        case .accepted:
+            guard phase == .asked else { return violation("an answer out of turn") }
+            phase = .starting
+            return [.sendToGuest(Frame(.go, session: Self.mainSession)), .sendToForeground(frame)]
+        case .refused:
+            guard phase != .running, let refusal = Refusal(frame.payload) else { return violation("a refusal") }
+            return conclude(.refused(refusal))
+        case .started:
+            guard phase == .starting else { return violation("a start out of turn") }
+            phase = .running
+            var actions: [Action] = [.disarm(.start), .recordStarted, .sendToForeground(frame)]
+            if let limit = policy.runTimeout { actions.append(.arm(.run, milliseconds: limit)) }
+            return actions
+        case .data: return handleOutput(frame)
+        case .end: return handleOutputEnd(frame)
+        case .credit:
+            guard isStarted, frame.stream == .input else { return violation("credit out of turn") }
+            return [.sendToForeground(frame)]
+        case .exited:
+            guard phase == .running, let report = ExitReport(frame.payload) else { return violation("an exit") }
+            return conclude(isTimedOut ? timeoutOutcome : .exited(report))
+        default: return violation("a frame of kind \(frame.header.kind), which only a host sends")
+        }
+    }
+
+    private var isStarted: Bool { phase == .starting || phase == .running }
+
+    private mutating func handleOutput(_ frame: Frame) -> [Action] {
+        guard isStarted, let kind = frame.stream, kind != .input, !frame.payload.isEmpty else {
+            return violation("output out of turn")
+        }
+        let isOutput = kind == .output
+        let logged = Action.log(isOutput ? .output : .errors, frame.payload)
+        let count = frame.payload.count
+        var stream = isOutput ? output : errors
+        defer { if isOutput { output = stream } else { errors = stream } }
+        guard policy.isDetached else {
+            guard stream.relayed.receive(count, at: frame.header.offset) else { return beyondCredit() }
+            return [logged, .sendToForeground(frame)]
+        }
+        guard stream.consumed.receive(count, at: frame.header.offset) else { return beyondCredit() }
+        guard let limit = stream.consumed.consume(count) else { return [logged] }
+        return [logged, .sendToGuest(Frame(.credit, session: Self.mainSession, stream: kind, offset: limit))]
+    }
+
+    private mutating func handleOutputEnd(_ frame: Frame) -> [Action] {
+        guard isStarted, let kind = frame.stream else { return violation("the end of a stream out of turn") }
+        let isWhole: Bool
+        switch (kind, policy.isDetached) {
+        case (.input, _): isWhole = true
+        case (.output, false): isWhole = output.relayed.end(at: frame.header.offset)
+        case (.errors, false): isWhole = errors.relayed.end(at: frame.header.offset)
+        case (.output, true): isWhole = output.consumed.end(at: frame.header.offset)
+        case (.errors, true): isWhole = errors.consumed.end(at: frame.header.offset)
+        }
+        return isWhole ? [.sendToForeground(frame)] : violation("a stream that ended with bytes missing")
+    }
+
+    private mutating func beyondCredit() -> [Action] { violation("output out of order or beyond its credit") }
+
+    private mutating func violation(_ what: String) -> [Action] {
+        conclude(.failed(125, "the guest broke the protocol: \(what)"))
+    }
+}
+
+// MARK: - Clients and timers
+
+extension SupervisorStateMachine {
+    private mutating func handleForeground(_ frame: Frame) -> [Action] {
+        switch frame.kind {
+        case .data, .end:
+            guard isStarted, frame.stream == .input else { return [] }
+            return [.sendToGuest(frame)]
+        case .credit:
+            guard isStarted, !policy.isDetached else { return [] }
+            let isPlausible: Bool
+            switch frame.stream {
+            case .output: isPlausible = output.relayed.extend(to: frame.header.offset)
+            case .errors: isPlausible = errors.relayed.extend(to: frame.header.offset)
+            default: isPlausible = false
+            }
+            return isPlausible ? [.sendToGuest(frame)] : []
+        case .hangUp: return handle(.foregroundLost)
+        default: return handleControl(frame)
+        }
+    }
+
+    private mutating func handleControl(_ frame: Frame) -> [Action] {
+        guard let message = NumberMessage(payload: frame.payload) else { return [] }
+        switch frame.kind {
+        case .signal:
+            guard (1...64).contains(message.number) else { return [] }
+            return send(signal: Int32(message.number))
+        case .stop: return stop(forceAfter: message.number)
+        default: return []
+        }
+    }
+
+    private mutating func send(signal: Int32) -> [Action] {
+        guard isStarted else {
+            // Those whose default is to end a process end the machine that has none yet; the others mean nothing to it.
+            let endsProcess = [1, 2, 3, 9, 15].contains(signal)
+            return endsProcess ? conclude(.failed(UInt8(128 + signal), "ended before its process started")) : []
+        }
+        let payload = NumberMessage(UInt64(signal)).payload
+        var actions = [Action.sendToGuest(Frame(.signal, session: Self.mainSession, payload: payload))]
+        if signal == 9 { actions.append(.arm(.force, milliseconds: Self.forceTimeout)) }
+        return actions
+    }
+
+    private mutating func stop(forceAfter milliseconds: UInt64) -> [Action] {
+        if milliseconds == 0 { return send(signal: 9) }
+        let actions = send(signal: isStarted ? policy.stopSignal : 15)
+        return isStarted ? actions + [.arm(.stop, milliseconds: milliseconds)] : actions
+    }
+
+    private mutating func handleTimer(_ name: TimerName) -> [Action] {
+        switch name {
+        case .start:
+            guard phase != .running else { return [] }
+            let step = phase == .booting ? "the guest did not call" : "the guest did not start the process"
+            return conclude(.failed(125, "\(step) within \(policy.startTimeout / 1000) s; its console is in console.log"))
+        case .run:
+            isTimedOut = true
+            return stop(forceAfter: policy.stopTimeout)
+        case .stop: return send(signal: 9)
+        case .force: return conclude(isTimedOut ? timeoutOutcome : .failed(137, "ended by force: the guest did not answer"))
+        case .farewell: return conclude(.failed(125, lostReason))
+        }
+    }
+
+    private var timeoutOutcome: Outcome {
+        .failed(124, "the time limit of \(Double(policy.runTimeout ?? 0) / 1000) s was reached")
+    }
+
+    private static let forceTimeout: UInt64 = 5000
+}
