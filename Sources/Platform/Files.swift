@@ -161,4 +161,7 @@ package struct FileLock: ~Copyable, Sendable {
     package init(adopting descriptor: consuming Descriptor) {
         self.descriptor = descriptor
     }
+
+    /// Lets the lock go now; the same as letting the value go, but visible.
+    package consuming func end() {}
 }

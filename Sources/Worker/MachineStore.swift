@@ -53,7 +53,7 @@ package struct MachineStore: Sendable {
             try Files.makeDirectory(directory, permissions: 0o700)
             // It is free, or held for a moment by another command that looks whether it is.
             let held = try FileLock(waitingAt: "\(directory)/\(MachineFile.lock)")
-            lock.descriptor.close()
+            lock.end()
             return NewMachine(id: id, name: chosen, directory: directory, lock: held)
         } catch {
             Files.remove(namePath(chosen))
@@ -119,7 +119,7 @@ package struct MachineStore: Sendable {
         let state = try Self.readJSON("\(directory)/\(MachineFile.state)")
         do throws(JSONMismatch) {
             return MachineRecord(
-                directory: directory, configuration: try MachineConfiguration(configuration),
+                directory: directory, configuration: try ContainerConfiguration(configuration),
                 state: try state.map { json throws(JSONMismatch) in try MachineState(json) } ?? MachineState(),
                 isHeld: isHeld)
         } catch {
@@ -161,7 +161,7 @@ package struct MachineStore: Sendable {
         guard Files.exists(directory) else { return true }
         guard !isLockHeld(directory) else { return false }
         try removeHoldingStoreLock(id)
-        lock.descriptor.close()
+        lock.end()
         return true
     }
 
@@ -169,7 +169,7 @@ package struct MachineStore: Sendable {
     package func removeOwn(_ id: String) throws(WorkerError) {
         let lock = try lock()
         try removeHoldingStoreLock(id)
-        lock.descriptor.close()
+        lock.end()
     }
 
     private func removeHoldingStoreLock(_ id: String) throws(WorkerError) {
@@ -196,7 +196,7 @@ package struct MachineStore: Sendable {
         guard !stale.isEmpty, let lock = try? lock() else { return }
         // Looked at again under the lock: what was just being made by another command is held by now.
         for id in stale where !isLockHeld(directory(of: id)) { try? removeHoldingStoreLock(id) }
-        lock.descriptor.close()
+        lock.end()
     }
 }
 
@@ -231,7 +231,7 @@ package struct NewMachine: ~Copyable {
 /// A machine as its directory shows it.
 package struct MachineRecord: Sendable {
     package let directory: String
-    package let configuration: MachineConfiguration
+    package let configuration: ContainerConfiguration
     package let state: MachineState
     /// A supervisor lives.
     package let isHeld: Bool

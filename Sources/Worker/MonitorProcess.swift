@@ -29,10 +29,10 @@ struct MonitorProcess: ~Copyable {
             ])
         specification.descriptors = [-1, console.raw, diagnostics.raw, statusEnds.writing.raw, lifelineEnds.reading.raw]
         specification.parentDeathSignal = SIGKILL
+        try statusEnds.reading.setNonBlocking()
         child = try ChildProcess(specification)
         lifeline = lifelineEnds.writing
         statusPipe = statusEnds.reading
-        try statusPipe.setNonBlocking()
     }
 
     var pid: Int32 { child.pid }

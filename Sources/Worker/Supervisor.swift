@@ -3,7 +3,7 @@
 // One plain thread and one epoll loop. The monitor's death signal hangs on this thread: nothing here starts another.
 
 internal import Glibc
-package import GuestProtocol
+internal import GuestProtocol
 package import Platform
 internal import Sessions
 internal import Wire
@@ -26,7 +26,7 @@ package final class Supervisor {
         static let firstControl: UInt64 = 64
     }
 
-    let configuration: MachineConfiguration
+    let configuration: ContainerConfiguration
     private let store: MachineStore
     private let epoll: Epoll
     private let timer: Timer
@@ -47,7 +47,7 @@ package final class Supervisor {
     /// Starts the machine whose directory is the working directory.
     /// - Parameter foreground: the socket of the client that it runs for.
     package init(
-        configuration: MachineConfiguration, store: MachineStore, foreground: consuming Descriptor
+        configuration: ContainerConfiguration, store: MachineStore, foreground: consuming Descriptor
     ) throws(SystemError) {
         self.configuration = configuration
         self.store = store
@@ -73,6 +73,7 @@ package final class Supervisor {
         try epoll.add(timer.descriptor.raw, .readable, token: Token.timer)
         try epoll.add(signals.descriptor.raw, .readable, token: Token.signals)
         self.foreground = try Connection(foreground, token: Token.foreground, epoll: epoll)
+        let pid = monitor.pid
         self.signals = signals
         self.epoll = epoll
         self.timer = timer
@@ -81,7 +82,7 @@ package final class Supervisor {
         self.controlListener = controlListener
         mark("monitor")
         state.supervisor = ProcessIdentity.current
-        state.monitor = ProcessIdentity(pid: monitor.pid)
+        state.monitor = ProcessIdentity(pid: pid)
         writeState()
     }
 
@@ -198,7 +199,8 @@ extension Supervisor {
     }
 
     private func handleMonitorEnd() {
-        if let guest, !guest.isLost { while guest.receive({ feed(.guestFrame($0)) }) && guest.hasMore {} }
+        // What it sent last lies in the socket, which holds a bounded amount; nobody adds to it any more.
+        if let guest, !guest.isLost { _ = guest.receive(turns: .max) { feed(.guestFrame($0)) } }
         readStatus()
         feed(.monitorEnded(monitor.reap()))
     }

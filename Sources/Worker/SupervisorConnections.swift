@@ -19,9 +19,9 @@ final class Connection {
     }
 
     /// Reads what is there and hands over the whole frames; gives false once the connection is lost.
-    func receive(_ body: (Frame) -> Void) -> Bool {
-        // A bounded turn: a connection that never falls silent leaves others theirs.
-        for _ in 0..<8 {
+    /// - Parameter turns: reads at most; a connection that never falls silent leaves others their turn.
+    func receive(turns: Int = 8, _ body: (Frame) -> Void) -> Bool {
+        for _ in 0..<turns {
             do {
                 switch try socket.receive() {
                 case .received: while let frame = try socket.next() { body(frame) }

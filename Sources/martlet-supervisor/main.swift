@@ -8,29 +8,41 @@ internal import GuestProtocol
 internal import Platform
 internal import Worker
 
-func standardError(_ text: String) {
-    try? Descriptor.open("/dev/stderr", .append).writeAll(Array("martlet-supervisor: \(text)\n".utf8))
+/// Says why the machine cannot be, to the client that waits and to the diagnostics file that is standard error.
+func report(_ error: any Error, to client: borrowing Descriptor) {
+    let text = Array("\(error)".utf8)
+    var bytes: [UInt8] = []
+    Frame(.failure, payload: Refusal(exitCode: 125, message: text).payload).write(to: &bytes)
+    try? client.writeAll(bytes)
+    try? Descriptor(owning: 2).writeAll(Array("martlet-supervisor: ".utf8) + text + [0x0A])
 }
 
-guard CommandLine.arguments.count == 2, let root = CommandLine.arguments.last, root.hasPrefix("/") else {
-    standardError("started by martlet run only: martlet-supervisor STATE-DIRECTORY")
-    exit(64)
-}
-let client = Descriptor(owning: 3)
-// For as long as this process lives, however it ends.
-let lock = FileLock(adopting: Descriptor(owning: 4))
-// Nothing that this process starts is to keep them.
-try? client.setInherited(false)
-try? lock.descriptor.setInherited(false)
-
-do {
-    let configuration = try MachineConfiguration.load()
+func supervise(stateDirectory: String, client: borrowing Descriptor, lock: borrowing FileLock) throws {
+    // Nothing that this process starts is to keep them.
+    try client.setInherited(false)
+    try lock.descriptor.setInherited(false)
     let supervisor = try Supervisor(
-        configuration: configuration, store: MachineStore(root: root), foreground: try client.duplicate())
-    client.close()
+        configuration: try ContainerConfiguration.load(), store: MachineStore(root: stateDirectory),
+        foreground: try client.duplicate())
     try supervisor.run()
-} catch {
-    standardError("\(error)")
-    exit(1)
 }
-exit(0)
+
+/// Gives the exit status.
+func main() -> Int32 {
+    guard CommandLine.arguments.count == 2, CommandLine.arguments[1].hasPrefix("/") else {
+        try? Descriptor(owning: 2).writeAll(Array("martlet-supervisor is started by martlet run, not by hand\n".utf8))
+        return 64
+    }
+    let client = Descriptor(owning: 3)
+    // For as long as this process lives, however it ends.
+    let lock = FileLock(adopting: Descriptor(owning: 4))
+    do {
+        try supervise(stateDirectory: CommandLine.arguments[1], client: client, lock: lock)
+        return 0
+    } catch {
+        report(error, to: client)
+        return 1
+    }
+}
+
+exit(main())

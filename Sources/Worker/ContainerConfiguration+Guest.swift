@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package import GuestProtocol
+internal import GuestProtocol
 internal import Platform
 
-extension MachineConfiguration {
+extension ContainerConfiguration {
     /// What the guest is to become.
     func guestConfiguration() -> Configuration {
         var result = Configuration()

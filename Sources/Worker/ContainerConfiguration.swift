@@ -3,7 +3,7 @@
 package import Wire
 
 /// All that was asked of a machine: `config.json` in its directory, written once, before its supervisor starts.
-package struct MachineConfiguration: Equatable, Sendable {
+package struct ContainerConfiguration: Equatable, Sendable {
     package var id: String
     package var name: String
     /// Nanoseconds since 1970.
@@ -48,7 +48,7 @@ package struct MachineConfiguration: Equatable, Sendable {
     }
 }
 
-extension MachineConfiguration {
+extension ContainerConfiguration {
     package static let formatVersion: UInt64 = 1
 
     package var json: JSON {
@@ -114,14 +114,14 @@ extension JSONView {
     }
 }
 
-extension MachineConfiguration {
+extension ContainerConfiguration {
     /// Reads the file in the working directory.
-    package static func load() throws(WorkerError) -> MachineConfiguration {
+    package static func load() throws(WorkerError) -> ContainerConfiguration {
         guard let json = try MachineStore.readJSON(MachineFile.configuration) else {
             throw .malformed(path: MachineFile.configuration, reason: "it is missing")
         }
         do throws(JSONMismatch) {
-            return try MachineConfiguration(json)
+            return try ContainerConfiguration(json)
         } catch {
             throw .malformed(path: MachineFile.configuration, reason: "\(error)")
         }

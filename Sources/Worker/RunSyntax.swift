@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The syntax of `run`'s arguments, which is docker's: options end at the image, and everything after it is the
+/// command's even where it begins with a hyphen; short options can be joined (`-id`), with a value at the end (`-m1g`,
+/// `-e NAME=value`). Pure.
+package struct RunSyntax: Equatable, Sendable {
+    /// The options, each with its value as one argument: `--memory=1g`.
+    package private(set) var options: [String] = []
+    package private(set) var image: String?
+    /// What follows the image.
+    package private(set) var command: [String] = []
+
+    /// The short options, and the long ones that they stand for.
+    package static let shortNames: [Character: String] = [
+        "d": "detach", "e": "env", "h": "hostname", "i": "interactive", "m": "memory", "u": "user", "w": "workdir",
+    ]
+    package static let flags: Set<String> = ["detach", "interactive", "rm", "read-only", "insecure-registry", "help"]
+    package static let valued: Set<String> = [
+        "name", "env", "env-file", "workdir", "user", "entrypoint", "cpus", "memory", "hostname", "kernel", "timeout",
+        "pull", "platform", "stop-timeout", "stop-signal", "image-name",
+    ]
+
+    package init(_ arguments: [String]) throws(WorkerError) {
+        var rest = arguments[...]
+        while let argument = rest.popFirst() {
+            if argument == "--" {
+                image = rest.popFirst()
+                break
+            } else if argument.hasPrefix("--") {
+                try takeLong(argument, &rest)
+            } else if argument.hasPrefix("-"), argument != "-" {
+                try takeShort(argument, &rest)
+            } else {
+                image = argument
+                break
+            }
+        }
+        command = Array(rest)
+    }
+
+    private mutating func takeLong(_ argument: String, _ rest: inout ArraySlice<String>) throws(WorkerError) {
+        let body = argument.dropFirst(2)
+        let name = String(body.prefix { $0 != "=" })
+        let value = name.count < body.count ? String(body.dropFirst(name.count + 1)) : nil
+        if Self.valued.contains(name) {
+            guard let value = value ?? rest.popFirst() else { throw .invalid("--\(name) needs a value") }
+            options.append("--\(name)=\(value)")
+        } else if Self.flags.contains(name), let value {
+            // As docker takes it.
+            switch value {
+            case "true", "1": options.append("--\(name)")
+            case "false", "0": options.removeAll { $0 == "--\(name)" }
+            default: throw .invalid("--\(name) takes true or false, not \(quoted(value))")
+            }
+        } else {
+            options.append(argument)
+        }
+    }
+
+    private mutating func takeShort(_ argument: String, _ rest: inout ArraySlice<String>) throws(WorkerError) {
+        var letters = argument.dropFirst()
+        while let letter = letters.popFirst() {
+            guard let name = Self.shortNames[letter] else {
+                options.append("-\(letter)")
+                continue
+            }
+            guard Self.valued.contains(name) else {
+                options.append("--\(name)")
+                continue
+            }
+            if letters.first == "=" { letters.removeFirst() }
+            guard let value = letters.isEmpty ? rest.popFirst() : String(letters) else {
+                throw .invalid("-\(letter) needs a value")
+            }
+            options.append("--\(name)=\(value)")
+            return
+        }
+    }
+}
