@@ -123,7 +123,8 @@ package struct ContainerSpecification: Equatable, Sendable {
         guard let text else { return fallback }
         let bytes = Array(text.utf8)
         // The kernel's limit (uname(2)); the characters of RFC 1123, and the underscore that people use.
-        let isValid = (1...64).contains(bytes.count) && bytes[0] != UInt8(ascii: "-")
+        let isValid =
+            (1...64).contains(bytes.count) && bytes[0] != UInt8(ascii: "-")
             && bytes.allSatisfy { byte in
                 switch byte {
                 case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "a")...UInt8(ascii: "z"),

@@ -41,10 +41,13 @@ package enum EnvironmentSetting: Equatable, Sendable {
                 throw .invalid("\(name):\(lineNumber): the line is not UTF-8 text")
             }
             let variable = content.prefix { $0 != UInt8(ascii: "=") }
-            guard !variable.isEmpty else { throw .invalid("\(name):\(lineNumber): there is no variable name before '='") }
+            guard !variable.isEmpty else {
+                throw .invalid("\(name):\(lineNumber): there is no variable name before '='")
+            }
             guard !variable.contains(where: isWhiteSpace) else {
                 throw .invalid(
-                    "\(name):\(lineNumber): the variable name \(quoted(String(decoding: variable, as: UTF8.self))) contains white space")
+                    "\(name):\(lineNumber): the variable name \(quoted(String(decoding: variable, as: UTF8.self))) contains white space"
+                )
             }
             if variable.count < content.count {
                 settings.append(.set(text))

@@ -58,7 +58,8 @@ package struct LogReader: Sendable {
     /// The next whole record, or nil until more bytes come. Streams that a later version may add are skipped.
     package mutating func next() -> LogRecord? {
         while !isBroken {
-            guard let length: UInt32 = buffer.integer(at: position), let kind: UInt16 = buffer.integer(at: position + 4),
+            guard let length: UInt32 = buffer.integer(at: position),
+                let kind: UInt16 = buffer.integer(at: position + 4),
                 let time: UInt64 = buffer.integer(at: position + 8)
             else { return nil }
             guard length <= UInt32(LogRecord.byteLimit) else {

@@ -91,7 +91,8 @@ package enum MachineIdentity {
         "mallard", "martin", "merlin", "nightjar", "nuthatch", "oriole", "osprey", "ouzel", "owl", "partridge",
         "petrel", "phalarope", "pipit", "plover", "pochard", "puffin", "quail", "rail", "raven", "redstart", "redwing",
         "robin", "roller", "rook", "ruff", "sanderling", "shearwater", "shrike", "siskin", "skua", "skylark", "snipe",
-        "sparrow", "starling", "stilt", "stonechat", "stork", "swallow", "swan", "teal", "tern", "thrush", "treecreeper",
+        "sparrow", "starling", "stilt", "stonechat", "stork", "swallow", "swan", "teal", "tern", "thrush",
+        "treecreeper",
         "turnstone", "twite", "wagtail", "warbler", "waxwing", "wheatear", "whimbrel", "whinchat", "wigeon", "woodcock",
         "wren", "wryneck", "yellowhammer",
     ]

@@ -53,7 +53,9 @@ extension MachineState {
         monitor = try view.optional("monitor").flatMap { ProcessIdentity($0.value) }
         startedAt = try view.optional("startedAt")?.unsigned()
         finishedAt = try view.optional("finishedAt")?.unsigned()
-        exitCode = try view.optional("exitCode").map { view throws(JSONMismatch) in UInt8(try view.unsigned(in: 0...255)) }
+        exitCode = try view.optional("exitCode").map { view throws(JSONMismatch) in
+            UInt8(try view.unsigned(in: 0...255))
+        }
         reason = try view.optional("reason")?.string()
         if let object = json["timingsInMicroseconds"]?.objectValue {
             for (name, value) in zip(object.names, object.values) {

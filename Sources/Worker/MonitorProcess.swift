@@ -27,7 +27,9 @@ struct MonitorProcess: ~Copyable {
                 "martlet-vmm", "--config-file", MachineFile.monitorConfiguration, "--status-fd", "3", "--lifeline-fd",
                 "4",
             ])
-        specification.descriptors = [-1, console.raw, diagnostics.raw, statusEnds.writing.raw, lifelineEnds.reading.raw]
+        specification.descriptors = [
+            -1, console.raw, diagnostics.raw, statusEnds.writing.raw, lifelineEnds.reading.raw,
+        ]
         specification.parentDeathSignal = SIGKILL
         try statusEnds.reading.setNonBlocking()
         child = try ChildProcess(specification)

@@ -154,7 +154,8 @@ extension SupervisorStateMachine {
             guard let hello = Hello(frame.payload), !saidHello else { return violation("a greeting out of turn") }
             guard hello.major == ProtocolVersion.major else {
                 return conclude(
-                    .failed(125, "the guest speaks version \(hello.major) of the protocol, not \(ProtocolVersion.major)"))
+                    .failed(
+                        125, "the guest speaks version \(hello.major) of the protocol, not \(ProtocolVersion.major)"))
             }
             saidHello = true
             return []
@@ -288,12 +289,14 @@ extension SupervisorStateMachine {
         case .start:
             guard phase != .running else { return [] }
             let step = phase == .booting ? "the guest did not call" : "the guest did not start the process"
-            return conclude(.failed(125, "\(step) within \(policy.startTimeout / 1000) s; its console is in console.log"))
+            return conclude(
+                .failed(125, "\(step) within \(policy.startTimeout / 1000) s; its console is in console.log"))
         case .run:
             isTimedOut = true
             return stop(forceAfter: policy.stopTimeout)
         case .stop: return send(signal: 9)
-        case .force: return conclude(isTimedOut ? timeoutOutcome : .failed(137, "ended by force: the guest did not answer"))
+        case .force:
+            return conclude(isTimedOut ? timeoutOutcome : .failed(137, "ended by force: the guest did not answer"))
         case .farewell: return conclude(.failed(125, lostReason))
         }
     }
