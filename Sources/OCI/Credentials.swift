@@ -18,6 +18,14 @@ package struct CredentialStore: Sendable {
     let files: [String]
     let environment: [String]
     let helperTimeoutInSeconds: Int
+    /// A login that is given rather than looked up.
+    var fixed: Credentials?
+
+    /// One login for every registry.
+    package init(fixed: Credentials) {
+        self.init(files: [], environment: [])
+        self.fixed = fixed
+    }
 
     package init(files: [String], environment: [String], helperTimeoutInSeconds: Int = 60) {
         self.files = files
@@ -46,6 +54,7 @@ package struct CredentialStore: Sendable {
     package func credentials(
         registry: String, repository: String
     ) async throws(OCIError) -> Credentials? {
+        if let fixed { return fixed }
         for path in files {
             let bytes: [UInt8]
             do throws(SystemError) {
@@ -125,8 +134,8 @@ private struct AuthenticationFile: Decodable {
         var rest = key[...]
         for scheme in ["https://", "http://"] where rest.hasPrefix(scheme) { rest = rest.dropFirst(scheme.count) }
         let isURL = rest.startIndex != key.startIndex
-        let path = rest.firstIndex(of: "/").map { rest[$0...] } ?? ""
-        let host = rest[..<path.startIndex]
+        let slash = rest.firstIndex(of: "/") ?? rest.endIndex
+        let (host, path) = (rest[..<slash], rest[slash...])
         // Without a scheme a path is a namespace, unless it is the old API's.
         guard isURL || path.isEmpty || path == "/" || path.hasPrefix("/v1") || path.hasPrefix("/v2") else { return key }
         return host == "index.docker.io" || host == "registry-1.docker.io" ? "docker.io" : String(host)

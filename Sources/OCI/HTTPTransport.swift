@@ -266,9 +266,3 @@ extension HTTPClientResponse {
         _ = await collectBody(limit: 64 * 1024, idleTimeoutInSeconds: 5)
     }
 }
-
-/// A mutex that closures share.
-final class MutexBox<Value: Sendable>: Sendable {
-    let mutex: Mutex<Value>
-    init(_ value: Value) { mutex = Mutex(value) }
-}
