@@ -18,16 +18,16 @@ package enum UnixSocket {
         return socket
     }
 
-    /// A socket connected to the one that listens at `path`.
+    /// A socket connected to the one that listens at `path`. A non-blocking one does not wait for room in the
+    /// listener's backlog either: where there is none, that is an error (EAGAIN).
     package static func connect(to path: String, nonBlocking: Bool = false) throws(SystemError) -> Descriptor {
-        let socket = try make(nonBlocking: false)
+        let socket = try make(nonBlocking: nonBlocking)
         try unsafe withAddress(path) { address, length throws(SystemError) in
             let raw = socket.raw
             guard retryingInterrupts({ unsafe Glibc.connect(raw, address, length) }) == 0 else {
                 throw SystemError("connect", path)
             }
         }
-        if nonBlocking { try socket.setNonBlocking() }
         return socket
     }
 
