@@ -31,8 +31,8 @@ struct ErofsWriter {
     /// Writes all of it and ends the file there; the superblock comes last, so that a torn image is none.
     /// - Parameters:
     ///   - trailingBlocks: blocks that follow this file in the device.
-    ///   - uuid: 16 bytes.
-    mutating func write(trailingBlocks: UInt64 = 0, uuid: [UInt8]) throws(DiskImageError) {
+    ///   - uuid: asked for when all but the superblock is written; 16 bytes of it are used.
+    mutating func write(trailingBlocks: UInt64 = 0, uuid: @autoclosure () -> [UInt8]) throws(DiskImageError) {
         let blocks = UInt64(dataStart) + metadata.blockCount + trailingBlocks
         guard blocks < UInt64(UInt32.max) else {
             throw .limit(entry: "image", limit: .image, maximum: UInt64(UInt32.max) * UInt64(Erofs.blockInBytes))
@@ -44,7 +44,7 @@ struct ErofsWriter {
         try flush()
         try output.padToBlock()
         try output.finish()
-        try output.write(superblock(blocks: UInt32(blocks), uuid: uuid), at: 0)
+        try output.write(superblock(blocks: UInt32(blocks), uuid: uuid()), at: 0)
     }
 
     private mutating func flush() throws(DiskImageError) {

@@ -120,6 +120,11 @@ struct ImageTree {
         if let found = table[slot(name, directory)].existing { entries[found].isDead = true }
     }
 
+    /// Removes all that is in a directory.
+    mutating func clear(_ directory: InodeIndex) {
+        for index in entries.indices where entries[index].parent == directory { entries[index].isDead = true }
+    }
+
     mutating func add(_ inode: Inode) throws(DiskImageError) -> InodeIndex {
         try reserve(MemoryLayout<Inode>.stride)
         inodes.append(inode)

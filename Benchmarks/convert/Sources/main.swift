@@ -10,6 +10,7 @@ let arguments = Array(CommandLine.arguments.dropFirst())
 let usage = """
     usage: convert-layer layer FILE OUT        a layer's archive to EROFS
            convert-layer directory DIR OUT     a directory tree to EROFS
+           convert-layer merge OUT LAYER…      the metadata image over layers' images
 
     """
 
@@ -47,6 +48,24 @@ do {
         let input = try Descriptor.open(arguments[1], .readOnly)
         let output = try Descriptor.open(arguments[2], .create)
         report(try LayerConverter.convert(from: input, output: output.raw))
+    case ("directory", 3):
+        let output = try Descriptor.open(arguments[2], .create)
+        report(try DirectoryConverter.convert(path: arguments[1], output: output.raw))
+    case ("merge", 3...):
+        let output = try Descriptor.open(arguments[1], .create)
+        var layers: [Int32] = []
+        for path in arguments[2...] { layers.append(try Descriptor.open(path, .readOnly).release()) }
+        let start = monotonicNanoseconds()
+        let merged = try ImageMerger.merge(layers: layers, output: output.raw)
+        let microseconds = (monotonicNanoseconds() - start) / 1000
+        print(
+            """
+            metadata-bytes \(merged.metadataInBytes)
+            total-bytes \(merged.totalInBytes)
+            inodes \(merged.inodeCount)
+            microseconds \(microseconds)
+            peak-rss-kib \(peakInKiB())
+            """)
     default:
         say(usage)
         exit(2)

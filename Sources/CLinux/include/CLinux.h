@@ -22,6 +22,7 @@
 #include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <linux/kvm.h>
 #include <linux/vm_sockets.h>
 
@@ -31,6 +32,8 @@
 int clinux_open(const char *path, int flags, unsigned mode);
 /// openat(2), always with O_CLOEXEC.
 int clinux_openat(int directory, const char *path, int flags, unsigned mode);
+/// openat2(2), always with O_CLOEXEC: the path stays below the directory and goes through no symbolic link.
+int clinux_open_beneath(int directory, const char *path, int flags);
 /// fcntl(2) with an integer argument.
 int clinux_fcntl(int fd, int command, long argument);
 /// ioctl(2) with an integer argument.
@@ -45,6 +48,8 @@ int clinux_fallocate(int fd, int mode, int64_t offset, int64_t length);
 int clinux_pidfd_open(pid_t pid);
 int clinux_pidfd_send_signal(int pidfd, int signal);
 int clinux_renameat2(int from_directory, const char *from, int to_directory, const char *to, unsigned flags);
+/// For lseek(2).
+extern const int CLINUX_SEEK_DATA, CLINUX_SEEK_HOLE;
 /// copy_file_range(2) without explicit offsets.
 ssize_t clinux_copy_file_range(int from, int to, size_t length);
 
