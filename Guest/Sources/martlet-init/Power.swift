@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if canImport(GuestCore)
+import CGuest
+import GuestCore
+import GuestProtocol
+import Wire
+#else
+import CGuest
+#endif
+
+/// The end of the machine.
+enum Power {
+    static let kill: Int32 = 9
+
+    /// Ends all processes, writes what is to stay, and turns the machine off. The emulated host has no switch for that
+    /// and ends by a restart. An agent that is an ordinary process ends with its sessions.
+    static func off(_ agent: Agent) -> Never {
+        switch agent.role {
+        case .server:
+            for session in agent.sessions where session.process != 0 { _ = guest_kill(-session.process, kill) }
+            guest_exit(0)
+        case .container:
+            off()
+        case .host:
+            _ = guest_kill(-1, kill)
+            var status: Int32 = 0
+            while guest_reap_blocking(&status) > 0 {}
+            agent.host.leave()
+            restart()
+        }
+    }
+
+    static func off() -> Never {
+        _ = guest_power_off()
+        restart()
+    }
+
+    static func restart() -> Never {
+        _ = guest_reboot()
+        guest_exit(1)
+    }
+}
