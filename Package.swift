@@ -122,7 +122,12 @@ var targets: [Target] = [
     tests("ImageStoreTests", ["ImageStore", "OCI", "OCITesting", "DiskImage", "Platform"]),
     tests("WorkerTests", ["Worker", "GuestProtocol", "Platform"]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
-    tests("EmulatedHostTests", ["EmulatedHost", "GuestProtocol", "Platform", "Sessions"]),
+    // What `martlet host` does, as a program for the tests of it.
+    .executableTarget(
+        name: "host-fixture", dependencies: ["EmulatedHost", "GuestProtocol", "Platform", "Sessions"],
+        path: "Tests/HostFixture",
+        swiftSettings: house),
+    tests("EmulatedHostTests", ["EmulatedHost", "GuestProtocol", "Platform", "Sessions", "host-fixture"]),
     tests("EndToEndTests", ["Platform"]),
 ]
 

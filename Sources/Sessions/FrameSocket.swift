@@ -55,6 +55,9 @@ package struct FrameSocket: ~Copyable {
         }
     }
 
+    /// A frame was longer than its kind allows: nothing after it can be read.
+    package var isBroken: Bool { decoder.isBroken }
+
     /// The next whole frame of those received.
     package mutating func next() throws(SessionError) -> Frame? {
         if let frame = decoder.next() { return frame }

@@ -9,8 +9,7 @@ internal import Platform
 /// therefore never made non-blocking (that would be so for all who share it). Instead at most so much is written at a
 /// time as is sure not to block when poll(2) says writable: a pipe then has room for PIPE_BUF bytes (pipe(7)).
 ///
-/// A reader that has gone (EPIPE) or a disk that is full does not end the process: the rest is dropped, and the process
-/// gets its credit as before.
+/// When the reader has gone (EPIPE) or a disk is full the rest is dropped, and the process gets its credit as before.
 struct OutputSink: ~Copyable {
     private enum Kind {
         case file
@@ -25,6 +24,8 @@ struct OutputSink: ~Copyable {
     private var written = 0
     /// Why writing stopped, unless the reader just went away.
     private(set) var failure: SystemError?
+    /// The reader went away; true once.
+    private var hasLostReader = false
 
     /// - Parameter raw: the descriptor, which stays the caller's; nil drops the stream.
     init(_ raw: Int32?) throws(SystemError) {
@@ -77,7 +78,7 @@ struct OutputSink: ~Copyable {
             if count < 0 {
                 let code = clinux_errno()
                 if code == EAGAIN { break }
-                if code != EPIPE { failure = SystemError("write", code: code) }
+                if code == EPIPE { hasLostReader = true } else { failure = SystemError("write", code: code) }
                 done += pendingByteCount
                 descriptor = nil
                 pending = []
@@ -89,6 +90,12 @@ struct OutputSink: ~Copyable {
             if kind == .other && !isWritable(raw) { break }
         }
         return done
+    }
+
+    /// Whether the reader was found to be gone since this was asked last.
+    mutating func takeLostReader() -> Bool {
+        defer { hasLostReader = false }
+        return hasLostReader
     }
 
     private var isOpen: Bool {

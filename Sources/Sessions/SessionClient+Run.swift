@@ -41,11 +41,15 @@ extension SessionClient {
     ) throws(SessionError) -> SessionResult {
         var run: ForegroundRun
         do throws(SystemError) {
-            run = try ForegroundRun(session: session, streams: streams)
+            run = try ForegroundRun(session: session, hasInput: request?.hasInput, streams: streams)
         } catch {
             throw .system(error)
         }
-        if let request { socket.queue(Frame(.request, session: session, payload: request.payload)) }
+        if let request {
+            let payload = request.payload
+            guard payload.count <= FrameHeader.requestPayloadLimit else { throw .requestTooLarge }
+            socket.queue(Frame(.request, session: session, payload: payload))
+        }
 
         while true {
             try flush()
@@ -84,17 +88,21 @@ extension SessionClient {
 private struct ForegroundRun: ~Copyable {
     private var session: ClientSession
     private var input: Int32?
+    /// The process reads a stream, yet nothing is joined to it: its end is sent first of all.
+    private let isInputEmpty: Bool
     private var inputFailure: SystemError?
     private var space = [UInt8](repeating: 0, count: FrameHeader.payloadLimit)
     var output: OutputSink
     var errors: OutputSink
     var outcome: SessionResult.Outcome?
 
-    init(session: UInt32, streams: SessionStreams) throws(SystemError) {
+    /// - Parameter hasInput: as the request says it; nil where the other side knows it and `streams` follow that.
+    init(session: UInt32, hasInput: Bool?, streams: SessionStreams) throws(SystemError) {
         let output = try OutputSink(streams.output)
         let errors = try OutputSink(streams.errors)
         self.session = ClientSession(identifier: session)
-        input = streams.input
+        input = hasInput == false ? nil : streams.input
+        isInputEmpty = hasInput == true && streams.input == nil
         self.output = output
         self.errors = errors
     }
@@ -130,7 +138,7 @@ private struct ForegroundRun: ~Copyable {
         case .nothing, .inputExtended, .outputEnded: break
         case .accepted:
             socket.queue(Frame(.go, session: session.identifier))
-            if input == nil { socket.queue(session.endInput()) }
+            if isInputEmpty { socket.queue(session.endInput()) }
         case .started: return true
         case .output(.errors, let bytes): credit(errors.append(bytes), of: .errors, &socket)
         case .output(_, let bytes): credit(output.append(bytes), of: .output, &socket)
@@ -164,10 +172,20 @@ private struct ForegroundRun: ~Copyable {
 
     mutating func pumpOutput(_ socket: inout FrameSocket) {
         credit(output.write(), of: .output, &socket)
+        if output.takeLostReader() { sendBrokenPipe(&socket) }
     }
 
     mutating func pumpErrors(_ socket: inout FrameSocket) {
         credit(errors.write(), of: .errors, &socket)
+        if errors.takeLostReader() { sendBrokenPipe(&socket) }
+    }
+
+    /// A process that writes to a pipe without a reader gets SIGPIPE: so does this one, for `… | head -1` to come to its
+    /// end as it would without a machine in between. One that ignores or handles it goes on, its output dropped.
+    private mutating func sendBrokenPipe(_ socket: inout FrameSocket) {
+        guard session.phase == .running else { return }
+        socket.queue(
+            Frame(.signal, session: session.identifier, payload: NumberMessage(UInt64(SIGPIPE)).payload))
     }
 
     private mutating func credit(_ count: Int, of stream: StreamKind, _ socket: inout FrameSocket) {

@@ -6,7 +6,7 @@ package import Platform
 
 /// The descriptors that a session's streams are joined to. They stay the caller's and are never made non-blocking.
 package struct SessionStreams: Sendable {
-    /// Nil sends the end of the input at once; pass nil where the request has no input.
+    /// Nil gives a process that reads its input the end at once; unused where the request has no input.
     package var input: Int32?
     /// Nil drops the stream.
     package var output: Int32?

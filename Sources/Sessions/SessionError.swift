@@ -11,6 +11,8 @@ package enum SessionError: Error, Equatable, Sendable, CustomStringConvertible {
     case connectionLost
     /// The other side speaks another major version of the protocol.
     case versionMismatch(theirs: UInt16)
+    /// Arguments and environment together are longer than a request may be.
+    case requestTooLarge
     /// The other side broke the protocol; what it did.
     case violation(String)
     /// The other side gave up the connection, and said why.
@@ -23,6 +25,8 @@ package enum SessionError: Error, Equatable, Sendable, CustomStringConvertible {
         case .versionMismatch(let theirs):
             "the other side speaks version \(theirs) of the protocol, this program version \(ProtocolVersion.major): "
                 + "restart it so that both are of one build"
+        case .requestTooLarge:
+            "arguments and environment are longer than \(FrameHeader.requestPayloadLimit) bytes together: pass less"
         case .violation(let what): "the other side broke the protocol: \(what)"
         case .failure(let refusal): String(decoding: refusal.message, as: UTF8.self)
         }

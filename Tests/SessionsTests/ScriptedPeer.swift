@@ -56,6 +56,7 @@ struct UnexpectedFrame: Error { var frame: Frame? }
 struct Conversation: ~Copyable {
     var client: SessionClient
     var record: [String] = []
+    var signals: [UInt64] = []
 
     mutating func sayHello() throws {
         let hello = try next()
@@ -98,13 +99,19 @@ struct Conversation: ~Copyable {
     }
 
     /// Sends bytes as a process's output within the credit that comes.
+    /// Also takes note of signals that come meanwhile.
     mutating func output(_ bytes: [UInt8], _ stream: StreamKind) throws {
         var window = SendWindow()
         var position = 0
         while position < bytes.count {
             while window.available == 0 {
-                let credit = try expect(.credit)
-                guard credit.stream == stream else { throw UnexpectedFrame(frame: credit) }
+                let credit = try next()
+                if credit.kind == .signal, let message = NumberMessage(payload: credit.payload) {
+                    signals.append(message.number)
+                    continue
+                }
+                if credit.kind == .end { continue }
+                guard credit.kind == .credit, credit.stream == stream else { throw UnexpectedFrame(frame: credit) }
                 window.extend(to: credit.header.offset)
             }
             let count = min(window.available, bytes.count - position, 40_000)

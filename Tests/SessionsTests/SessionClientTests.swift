@@ -135,13 +135,14 @@ private func contents(_ file: borrowing Descriptor) throws -> [UInt8] {
         _ = try peer.join()
     }
 
-    /// `martlet run … | head -1`: the process goes on, and gets its credit.
+    /// `martlet run … | head -1`: the process is told as a pipe would tell it. If it goes on it gets its credit.
     @Test func readerThatGoesEarly() throws {
         let pair = try UnixSocket.pair()
         let peer = ScriptedPeer(pair.second) { peer in
             try peer.start()
             try peer.output(bytes(900_000), .output)
             try peer.exit(3)
+            #expect(peer.signals == [13])
         }
         var client = try SessionClient(socket: pair.first)
         _ = try client.hello()

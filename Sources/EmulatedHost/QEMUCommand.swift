@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The command line of the emulator. Pure.
+///
+/// One CPU, because more are not stable under emulation with QEMU 7.2; no firmware menus, no network, no monitor, no
+/// display. The guest reaches what is outside only by: the share (read-only, with the rights of the user who runs
+/// QEMU), its disk, the port of the keeper, the console and a source of random numbers.
+struct QEMUCommand {
+    /// The share's tag, and the names under which the guest finds its port and disk.
+    static let shareTag = "host"
+    static let portName = "martlet"
+    static let stateDevice = "/dev/vda"
+    static let stateMountPoint = "/var/lib/martlet"
+
+    var configuration: HostConfiguration
+    /// QEMU's number of the socket that is the port's other side.
+    var portDescriptor: Int32
+
+    /// The arguments, the program first.
+    var arguments: [String] {
+        [
+            configuration.qemu,
+            "-name", "martlet-host",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            "-M", "microvm,acpi=off,pic=on,pit=on,rtc=on,isa-serial=on",
+            "-accel", "tcg", "-smp", "1", "-cpu", "max", "-m", "\(configuration.memoryInMiB)",
+            "-kernel", configuration.kernel, "-initrd", configuration.initramfs,
+            "-append", QEMUCommand.kernelCommandLine,
+            // The console comes on QEMU's standard output, among its own messages on standard error.
+            "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+            "-fsdev", "local,id=share,path=/,security_model=none,readonly=on,multidevs=remap",
+            "-device", "virtio-9p-device,fsdev=share,mount_tag=\(QEMUCommand.shareTag)",
+            "-drive",
+            "if=none,id=state,format=raw,cache=writeback,discard=unmap,file="
+                + QEMUCommand.escaped(configuration.paths.disk),
+            "-device", "virtio-blk-device,drive=state",
+            "-chardev", "socket,id=port,fd=\(portDescriptor)",
+            "-device", "virtio-serial-device",
+            "-device", "virtserialport,chardev=port,name=\(QEMUCommand.portName)",
+            "-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-device,rng=random",
+        ]
+    }
+
+    static let kernelCommandLine = "console=ttyS0 quiet panic=-1 reboot=t martlet.mode=host"
+
+    /// A comma within an option's value is written twice.
+    static func escaped(_ value: String) -> String {
+        var result = ""
+        for character in value {
+            result.append(character)
+            if character == "," { result.append(character) }
+        }
+        return result
+    }
+}
