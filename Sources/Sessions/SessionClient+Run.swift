@@ -52,6 +52,10 @@ extension SessionClient {
         }
 
         while true {
+            // Some may have come together with an earlier one, thus before the wait.
+            while let frame = try socket.next() {
+                if try run.take(frame, &socket) { onStarted() }
+            }
             try flush()
             if let outcome = run.outcome, run.isDrained { return run.result(outcome) }
             let isOver = run.outcome != nil
@@ -73,9 +77,6 @@ extension SessionClient {
             }
             if ready[0].revents & Int16(POLLIN | POLLHUP | POLLERR) != 0 {
                 try readSocket()
-                while let frame = try socket.next() {
-                    if try run.take(frame, &socket) { onStarted() }
-                }
             }
             if ready[1].revents != 0 { run.pumpInput(&socket) }
             if ready[2].revents != 0 { run.pumpOutput(&socket) }
