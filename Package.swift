@@ -119,7 +119,12 @@ var targets: [Target] = [
         "MachineTests", ["Machine", "Virtio", "VirtioTestSupport", "CLinux", "KVM", "Platform", "MachineAPI"]),
     tests("DiskImageTests", ["DiskImage", "Platform"]),
     tests("OCITests", ["OCI", "Platform", "OCITesting", nioCore, nioHTTP1, nioPosix, nioSSL]),
-    tests("ImageStoreTests", ["ImageStore", "OCI", "OCITesting", "DiskImage", "Platform"]),
+    .executableTarget(
+        name: "ImageStoreProbe", dependencies: ["ImageStore", "OCI"], path: "Tests/ImageStoreProbe",
+        swiftSettings: house),
+    tests(
+        "ImageStoreTests",
+        ["ImageStore", "ImageStoreProbe", "OCI", "OCITesting", "DiskImage", "Platform", nioHTTP1]),
     tests("WorkerTests", ["Worker", "GuestProtocol", "Platform"]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
     // What `martlet host` does, as a program for the tests of it.

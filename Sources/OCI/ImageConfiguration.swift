@@ -10,6 +10,22 @@ package struct ImageConfiguration: Codable, Equatable, Sendable {
     package var author: String?
     package var config: Runtime
     package var rootfs: RootFileSystem
+    /// How the layers came to be, lowest first.
+    package var history: [HistoryEntry]?
+
+    package struct HistoryEntry: Codable, Equatable, Sendable {
+        package var created: String?
+        package var createdBy: String?
+        package var comment: String?
+        /// It changed the configuration only.
+        package var emptyLayer: Bool?
+
+        enum CodingKeys: String, CodingKey {
+            case created, comment
+            case createdBy = "created_by"
+            case emptyLayer = "empty_layer"
+        }
+    }
 
     /// What a container of the image starts with unless told otherwise.
     package struct Runtime: Codable, Equatable, Sendable {
@@ -76,7 +92,7 @@ package struct ImageConfiguration: Codable, Equatable, Sendable {
         rootfs = RootFileSystem(diffIDs: diffIDs)
     }
 
-    enum CodingKeys: CodingKey { case architecture, os, variant, created, author, config, rootfs }
+    enum CodingKeys: CodingKey { case architecture, os, variant, created, author, config, rootfs, history }
 
     package init(from decoder: any Decoder) throws {
         let values = try decoder.container(keyedBy: CodingKeys.self)
@@ -87,6 +103,7 @@ package struct ImageConfiguration: Codable, Equatable, Sendable {
         author = try values.decodeIfPresent(String.self, forKey: .author)
         config = try values.decodeIfPresent(Runtime.self, forKey: .config) ?? Runtime()
         rootfs = try values.decode(RootFileSystem.self, forKey: .rootfs)
+        history = try values.decodeIfPresent([HistoryEntry].self, forKey: .history)
     }
 }
 

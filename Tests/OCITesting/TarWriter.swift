@@ -63,13 +63,14 @@ package func gzipStored(_ bytes: [UInt8]) -> [UInt8] {
         offset += count
     } while offset < bytes.count
     var crc: UInt32 = 0xffff_ffff
-    for byte in bytes {
-        crc ^= UInt32(byte)
-        for _ in 0..<8 { crc = crc & 1 == 1 ? crc >> 1 ^ 0xedb8_8320 : crc >> 1 }
-    }
+    for byte in bytes { crc = crc >> 8 ^ crcTable[Int(UInt8(truncatingIfNeeded: crc) ^ byte)] }
     crc = ~crc
     for value in [crc, UInt32(truncatingIfNeeded: bytes.count)] {
         for shift in [0, 8, 16, 24] { result.append(UInt8(value >> UInt32(shift) & 255)) }
     }
     return result
+}
+
+private let crcTable: [UInt32] = (0..<256).map { byte in
+    (0..<8).reduce(UInt32(byte)) { value, _ in value & 1 == 1 ? value >> 1 ^ 0xedb8_8320 : value >> 1 }
 }

@@ -26,8 +26,9 @@ package struct TestImage: Sendable {
     /// - Parameters:
     ///   - layers: the layers' tar files.
     ///   - gzip: wraps every other layer into gzip, beginning with the first.
+    ///   - liar: the number of a layer whose id in the configuration is wrong.
     package init(
-        layers tars: [[UInt8]], gzip: Bool = true, architecture: String = "amd64",
+        layers tars: [[UInt8]], gzip: Bool = true, lyingAboutLayer liar: Int? = nil, architecture: String = "amd64",
         runtime: String = #"{"Env":["PATH=/bin","A=1"],"Cmd":["/bin/sh"],"WorkingDir":"/w"}"#
     ) {
         let layers = tars.enumerated().map { index, tar in
@@ -37,7 +38,9 @@ package struct TestImage: Sendable {
                 mediaType: "application/vnd.oci.image.layer.v1.tar" + (compressed ? "+gzip" : ""))
         }
         self.layers = layers
-        let ids = layers.map { "\"\($0.diffID)\"" }.joined(separator: ",")
+        var diffIDs = layers.map(\.diffID.description)
+        if let liar { diffIDs[liar] = "sha256:" + String(repeating: "0", count: 64) }
+        let ids = diffIDs.map { "\"\($0)\"" }.joined(separator: ",")
         configuration =
             Array(
                 #"{"architecture":"\#(architecture)","os":"linux","config":\#(runtime),"#.utf8)
@@ -164,7 +167,10 @@ package struct TestImage: Sendable {
 /// Bytes that look random and are the same for the same seed.
 package func pseudoRandomBytes(_ count: Int, seed: UInt64) -> [UInt8] {
     var generator = SeededGenerator(seed: seed)
-    return (0..<count).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(count + 8)
+    while bytes.count < count { withUnsafeBytes(of: generator.next()) { bytes += $0 } }
+    return Array(bytes.prefix(count))
 }
 
 /// SplitMix64.

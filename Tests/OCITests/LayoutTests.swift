@@ -154,6 +154,7 @@ import Testing
             """#
         let configuration = try ImageConfiguration(bytes: Array(json.utf8), what: "it")
         #expect(configuration.config.user == "1:2")
+        #expect(configuration.history?.map(\.createdBy) == ["x"])
         #expect(configuration.config.environment == nil)
         #expect(configuration.config.exposedPorts == ["53/udp", "80/tcp"])
         #expect(configuration.config.volumes == ["/data"])
