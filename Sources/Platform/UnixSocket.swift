@@ -3,14 +3,28 @@
 internal import CLinux
 internal import Glibc
 
-/// Unix stream sockets by path, of any length: a path beyond the 107 bytes of `sun_path` (unix(7)) is reached through
+/// Unix sockets by path, of any length: a path beyond the 107 bytes of `sun_path` (unix(7)) is reached through
 /// its directory's descriptor.
 package enum UnixSocket {
+    package enum Kind: Sendable {
+        /// Bytes, without borders.
+        case stream
+        /// Records, each sent and received whole, in order (SOCK_SEQPACKET).
+        case records
+
+        fileprivate var type: Int32 {
+            switch self {
+            case .stream: Int32(SOCK_STREAM.rawValue)
+            case .records: Int32(SOCK_SEQPACKET.rawValue)
+            }
+        }
+    }
+
     /// A listening socket; a stale socket file of the same name is an error (EADDRINUSE), not replaced.
     package static func listen(
-        at path: String, backlog: Int32 = 128, nonBlocking: Bool = true
+        at path: String, kind: Kind = .stream, backlog: Int32 = 128, nonBlocking: Bool = true
     ) throws(SystemError) -> Descriptor {
-        let socket = try make(nonBlocking: nonBlocking)
+        let socket = try make(kind, nonBlocking: nonBlocking)
         try unsafe withAddress(path) { address, length throws(SystemError) in
             guard unsafe bind(socket.raw, address, length) == 0 else { throw SystemError("bind", path) }
         }
@@ -20,8 +34,10 @@ package enum UnixSocket {
 
     /// A socket connected to the one that listens at `path`. A non-blocking one does not wait for room in the
     /// listener's backlog either: where there is none, that is an error (EAGAIN).
-    package static func connect(to path: String, nonBlocking: Bool = false) throws(SystemError) -> Descriptor {
-        let socket = try make(nonBlocking: nonBlocking)
+    package static func connect(
+        to path: String, kind: Kind = .stream, nonBlocking: Bool = false
+    ) throws(SystemError) -> Descriptor {
+        let socket = try make(kind, nonBlocking: nonBlocking)
         try unsafe withAddress(path) { address, length throws(SystemError) in
             let raw = socket.raw
             guard retryingInterrupts({ unsafe Glibc.connect(raw, address, length) }) == 0 else {
@@ -49,17 +65,17 @@ package enum UnixSocket {
     }
 
     /// A connected pair.
-    package static func pair(nonBlocking: Bool = false) throws(SystemError) -> SocketPair {
+    package static func pair(kind: Kind = .stream, nonBlocking: Bool = false) throws(SystemError) -> SocketPair {
         var ends: [Int32] = [-1, -1]
         let type =
-            Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue) | (nonBlocking ? Int32(SOCK_NONBLOCK.rawValue) : 0)
+            kind.type | Int32(SOCK_CLOEXEC.rawValue) | (nonBlocking ? Int32(SOCK_NONBLOCK.rawValue) : 0)
         guard unsafe socketpair(AF_UNIX, type, 0, &ends) == 0 else { throw SystemError("socketpair") }
         return SocketPair(first: Descriptor(owning: ends[0]), second: Descriptor(owning: ends[1]))
     }
 
-    private static func make(nonBlocking: Bool) throws(SystemError) -> Descriptor {
+    private static func make(_ kind: Kind, nonBlocking: Bool) throws(SystemError) -> Descriptor {
         let type =
-            Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue) | (nonBlocking ? Int32(SOCK_NONBLOCK.rawValue) : 0)
+            kind.type | Int32(SOCK_CLOEXEC.rawValue) | (nonBlocking ? Int32(SOCK_NONBLOCK.rawValue) : 0)
         let raw = socket(AF_UNIX, type, 0)
         guard raw >= 0 else { throw SystemError("socket", "AF_UNIX") }
         return Descriptor(owning: raw)

@@ -51,7 +51,12 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
         interrupt = try EventCounter()
         pending = try EventCounter()
         self.sink = sink
-        self.source = source
+        if let source, source === sink {
+            // Each is watched by itself, which epoll does once a descriptor.
+            self.source = SharedDescriptor(try source.descriptor.duplicate())
+        } else {
+            self.source = source
+        }
         super.init(ports: Self.ports)
     }
 
@@ -150,7 +155,7 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
     private func waitForSink(_ fd: Int32) {
         guard sinkRegistration == nil, let loop = attachedLoop else { return }
         sinkRegistration = try? loop.register(fd, .writable, self, token: Token.sink)
-        // Whatever gives EAGAIN can be watched; should it be watched already, its console is given up.
+        // Whatever gives EAGAIN can be watched.
         if sinkRegistration == nil { sinkHasFailed = true }
     }
 

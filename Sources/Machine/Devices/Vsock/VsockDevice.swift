@@ -289,7 +289,8 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
             readGreeting(stream)
         } else {
             if stream.isWritable { flush(stream) }
-            if stream.phase == .open, readiness.contains(.hungUp) {
+            // Both directions have ended; the one from here to there by its program, unless we did that ourselves.
+            if stream.phase == .open, readiness.contains(.hungUp), !stream.hasShutSending {
                 stream.connection.hostEnded(sending: false, receiving: true)
             }
             noteWork(stream)
