@@ -25,6 +25,10 @@ struct ImageLayout: Sendable {
                 what: printable(directory, limit: 300),
                 reason: "an image layout is a directory; for a file write docker-archive:\(printable(directory))")
         }
+        guard Files.exists(directory + "/index.json") else {
+            throw .unsupported(
+                what: printable(directory, limit: 300), reason: "it is no image layout: there is no index.json in it")
+        }
         let layout = ImageLayout(place: .directory(directory), name: printable("oci:\(directory)", limit: 300))
         return try layout.image(tag: tag, platform: platform)
     }

@@ -58,8 +58,9 @@ extension RegistryClient {
                 switch error.kind {
                 case .cancelled: throw .cancelled
                 case .untrusted: throw .untrusted(host: registry, reason: error.reason)
-                // Nobody listens there, whatever is spoken.
-                case .noConnection: throw .unreachable(host: registry, reason: error.reason)
+                // Nobody listens at the one port that it may be, whatever is spoken there.
+                case .noConnection where candidate.origin.port != nil:
+                    throw .unreachable(host: registry, reason: error.reason)
                 default: failure = failure ?? error
                 }
             }

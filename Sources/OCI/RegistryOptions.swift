@@ -50,6 +50,7 @@ package struct RetryPolicy: Sendable {
 }
 
 /// Which proxy an address is reached through: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, as Go's programs take them.
+/// An HTTP proxy is asked for a tunnel (CONNECT), for plain HTTP too.
 package struct ProxySettings: Hashable, Sendable {
     struct Proxy: Hashable, Sendable {
         let host: String

@@ -77,8 +77,7 @@ import Testing
         try await withTemporaryDirectory { directory in
             let store = testStore(directory)
             let name = "\(server.host)/test/image"
-            var specification = ProcessSpecification(Self.probe, [Self.probe, store.root, name])
-            specification.environment = ["HOME=/nonexistent"]
+            let specification = ProcessSpecification(Self.probe, [Self.probe, store.root, name])
             let process = try ChildProcess(specification)
             var reachedOnce = reached.makeAsyncIterator()
             await reachedOnce.next()

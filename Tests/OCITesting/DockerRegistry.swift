@@ -82,7 +82,7 @@ package func runProgram(_ path: String, _ arguments: [String]) async throws -> (
         Result { () throws(SystemError) in
             let output = try Descriptor.memoryFile("output")
             var specification = ProcessSpecification(
-                path, [path] + arguments, environment: ["HOME=/nonexistent", "PATH=/usr/bin:/bin", "TMPDIR=/tmp"])
+                path, [path] + arguments, environment: ["HOME=/proc/none", "PATH=/usr/bin:/bin", "TMPDIR=/tmp"])
             specification.descriptors = [-1, output.raw, output.raw]
             let end = try ChildProcess(specification).wait()
             lseek(output.raw, 0, SEEK_SET)

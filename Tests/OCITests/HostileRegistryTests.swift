@@ -287,6 +287,26 @@ import Testing
         #expect(available == ["linux/arm64", "linux/s390x"])
     }
 
+    @Test func asksTheProxyForATunnel() async throws {
+        let proxy = try await TestServer { _ in TestAnswer(.forbidden) }
+        let options = testOptions {
+            $0.proxies = ProxySettings(environment: ["HTTPS_PROXY=http://u:p@\(proxy.host)"])
+        }
+        do {
+            _ = try await OCITests.pull("registry.test/image", options)
+            Issue.record("the proxy was passed by")
+        } catch {
+            guard case .unreachable("registry.test", let reason) = error as? OCIError else {
+                Issue.record("\(error)")
+                return
+            }
+            #expect(reason.contains("the proxy refuses"))
+        }
+        #expect(proxy.requests == ["CONNECT registry.test:443"])
+        #expect(proxy.records.first?.headers.first(name: "Proxy-Authorization") == "Basic dTpw")
+        await proxy.close()
+    }
+
     @Test func saysWhenNobodyListens() async throws {
         let server = try await TestServer { _ in TestAnswer(.ok) }
         let host = server.host
