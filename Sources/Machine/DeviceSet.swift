@@ -4,12 +4,15 @@ internal import CLinux
 internal import Glibc
 internal import MachineAPI
 internal import Platform
+internal import Synchronization
 internal import Virtio
 
-/// A machine's devices, opened and attached to the loop.
+/// A machine's devices, opened and attached to the loop. The virtio ones come in the order in which the guest finds
+/// them: disks, the root device first; network interfaces; vsock; entropy.
 struct DeviceSet: Sendable {
     let ports: PortBus
     let virtio: [VirtioMMIODevice]
+    private let vsockFile: SocketFile?
 
     var slots: [DeviceSlot] { virtio.indices.map(DeviceSlot.init(index:)) }
 
@@ -23,8 +26,45 @@ struct DeviceSet: Sendable {
         ports = PortBus(
             serial: serial, keyboard: I8042(report: report), panic: PVPanic(report: report),
             power: PowerControl(report: report))
-        virtio = []
+
+        var devices: [VirtioMMIODevice] = []
+        let workers = IOWorkers()
+        for index in Self.order(configuration.drives) {
+            devices.append(
+                try Self.openDrive(configuration.drives[index], "drives[\(index)]", workers: workers, memory: memory))
+        }
+        for (index, interface) in configuration.networkInterfaces.enumerated() {
+            devices.append(try Self.openInterface(interface, "network-interfaces[\(index)]", memory: memory))
+        }
+        if let vsock = configuration.vsock {
+            let (device, file) = try Self.openVsock(vsock, memory: memory)
+            devices.append(device)
+            vsockFile = file
+        } else {
+            vsockFile = nil
+        }
+        if configuration.hasEntropyDevice {
+            devices.append(try Self.device("entropy") { () throws(DeviceError) in try EntropyDevice(memory: memory) })
+        }
+        guard devices.count <= GuestLayout.maximumDeviceCount else {
+            throw .configuration(
+                field: "drives",
+                problem: "there are \(devices.count) drives, interfaces and other devices; "
+                    + "\(GuestLayout.maximumDeviceCount) are the most")
+        }
+        for device in devices {
+            try system("a virtio device") { () throws(SystemError) in try device.attach(to: loop) }
+        }
+        virtio = devices
     }
+
+    /// The machine has ended: what is still in buffers is written, and files that were made go.
+    func finish() {
+        ports.serial.flush()
+        vsockFile?.remove()
+    }
+
+    // MARK: - Serial port
 
     private static func openConsole(_ serial: Serial) throws(MachineError) -> SharedDescriptor {
         guard let path = serial.outputPath else {
@@ -34,11 +74,15 @@ struct DeviceSet: Sendable {
                 return SharedDescriptor(Descriptor(owning: copy))
             }
         }
-        do throws(SystemError) {
-            return SharedDescriptor(try Descriptor.open(path, .append))
-        } catch {
-            throw .configuration(field: "serial.serial_out_path", problem: "cannot open \(path): \(error.reason)")
-        }
+        return SharedDescriptor(try open(path, .append, "serial.serial_out_path"))
+    }
+
+    // MARK: - Disks
+
+    /// The root device first: it is `/dev/vda` whatever its place in the list.
+    static func order(_ drives: [Drive]) -> [Int] {
+        let roots = drives.indices.filter { drives[$0].isRootDevice }
+        return roots + drives.indices.filter { !drives[$0].isRootDevice }
     }
 
     /// What tells the kernel of its root device.
@@ -48,8 +92,125 @@ struct DeviceSet: Sendable {
         return "root=\(device) \(root.isReadOnly ? "ro" : "rw")"
     }
 
-    /// The machine has ended: what is still in buffers is written.
-    func finish() {
-        ports.serial.flush()
+    private static func openDrive(
+        _ drive: Drive, _ field: String, workers: IOWorkers, memory: GuestMemory
+    ) throws(MachineError) -> BlockDevice {
+        let backend: BlockBackend
+        switch drive.content {
+        case .path(let path):
+            let field = "\(field).path_on_host"
+            let file = SharedDescriptor(try open(path, drive.isReadOnly ? .readOnly : .readWrite, field))
+            backend = try device("\(field) \(path)") { () throws(DeviceError) in
+                drive.isReadOnly ? try BlockBackend(readOnly: file) : try BlockBackend(writable: file)
+            }
+        case .extents(let extents):
+            backend = try openExtents(extents, field)
+        }
+        return try device(field) { () throws(DeviceError) in
+            try BlockDevice(
+                id: drive.identifier, backend: backend, cacheType: drive.cache == .writeback ? .writeback : .unsafe,
+                workers: workers, memory: memory)
+        }
+    }
+
+    private static func openExtents(_ extents: [Drive.Extent], _ field: String) throws(MachineError) -> BlockBackend {
+        var files: [String: SharedDescriptor] = [:]
+        var parts: [BlockExtent] = []
+        for (index, extent) in extents.enumerated() {
+            let field = "\(field).extents[\(index)].path"
+            let file: SharedDescriptor
+            if let known = files[extent.path] {
+                file = known
+            } else {
+                file = SharedDescriptor(try open(extent.path, .readOnly, field))
+                files[extent.path] = file
+            }
+            var count = extent.length ?? 0
+            if extent.length == nil {
+                let size = try system("\(field) \(extent.path)") { () throws(SystemError) in
+                    try file.descriptor.size()
+                }
+                guard size >= extent.offset else {
+                    throw .configuration(
+                        field: field, problem: "\(extent.path) ends at \(size), before the offset \(extent.offset)")
+                }
+                count = size - extent.offset
+            }
+            parts.append(BlockExtent(file: file, offset: extent.offset, count: count))
+        }
+        return try device("\(field).extents") { () throws(DeviceError) in try BlockBackend(parts) }
+    }
+
+    // MARK: - Network and vsock
+
+    private static func openInterface(
+        _ interface: NetworkInterface, _ field: String, memory: GuestMemory
+    ) throws(MachineError) -> NetDevice {
+        guard case .socket(let path) = interface.peer else {
+            throw .configuration(
+                field: "\(field).host_dev_name",
+                problem: "TAP devices are not supported by this monitor; use socket_path")
+        }
+        // One of its own, not assigned by a maker, where none is wanted.
+        var generator = SystemRandomNumberGenerator()
+        let random = generator.next()
+        let given = interface.guestMAC?.bytes
+        let address = InlineArray<6, UInt8> { index in
+            given?[index] ?? (index == 0 ? 0x06 : UInt8(truncatingIfNeeded: random >> UInt64(8 * index)))
+        }
+        return try device(field) { () throws(DeviceError) in
+            try NetDevice(
+                peer: .path(path), address: MACAddress(address), mtu: interface.mtu ?? 1500, memory: memory)
+        }
+    }
+
+    private static func openVsock(
+        _ vsock: Vsock, memory: GuestMemory
+    ) throws(MachineError) -> (VsockDevice, SocketFile) {
+        let path = vsock.socketPath
+        do throws(DeviceError) {
+            let device = try VsockDevice(guestCID: UInt64(vsock.guestCID), path: path, memory: memory)
+            return (device, SocketFile(path))
+        } catch {
+            guard case .system(let cause) = error, cause.code == EADDRINUSE else {
+                throw .configuration(field: "vsock.uds_path", problem: "\(error)")
+            }
+            throw .configuration(
+                field: "vsock.uds_path",
+                problem: "\(path) exists: another machine listens there, or one that was killed left it; "
+                    + "remove it or name another")
+        }
+    }
+
+    // MARK: - Errors
+
+    private static func open(_ path: String, _ mode: OpenMode, _ field: String) throws(MachineError) -> Descriptor {
+        do throws(SystemError) {
+            return try Descriptor.open(path, mode)
+        } catch {
+            throw .configuration(field: field, problem: "cannot open \(path): \(error.reason)")
+        }
+    }
+
+    private static func device<Result>(
+        _ field: String, _ body: () throws(DeviceError) -> Result
+    ) throws(MachineError) -> Result {
+        do throws(DeviceError) { return try body() } catch {
+            throw .configuration(field: field, problem: "\(error)")
+        }
+    }
+}
+
+/// The name of a socket that this process made, which goes with its last owner, or before.
+private final class SocketFile: Sendable {
+    private let path: String
+    private let isThere = Atomic(true)
+
+    init(_ path: String) { self.path = path }
+
+    deinit { remove() }
+
+    func remove() {
+        if isThere.exchange(false, ordering: .acquiringAndReleasing) { Files.remove(path) }
     }
 }

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Testing
+import Wire
+
+@testable import MachineAPI
+
+@Suite struct MachineConfigurationTests {
+    static let full = """
+        {"boot-source": {"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "quiet"},
+         "machine-config": {"vcpu_count": 4, "mem_size_mib": 6144, "smt": true, "track_dirty_pages": true,
+                            "huge_pages": "Transparent", "acpi": false},
+         "drives": [{"drive_id": "root", "path_on_host": "/d", "is_root_device": true, "is_read_only": true,
+                     "cache_type": "Writeback", "io_engine": "Async", "partuuid": "0eaa91a0-01"},
+                    {"drive_id": "layers", "extents": [{"path": "/a"}, {"path": "/b", "offset": 4096, "length": 10}]}],
+         "network-interfaces": [{"iface_id": "eth0", "socket_path": "/s", "guest_mac": "06:00:ac:10:00:02",
+                                 "mtu": 9000},
+                                {"iface_id": "eth1", "host_dev_name": "tap0"}],
+         "vsock": {"guest_cid": 3, "uds_path": "/v"}, "entropy": {}, "serial": {"serial_out_path": "/o"},
+         "logger": {"log_path": "/l", "level": "debug"}}
+        """
+
+    @Test func everyFieldIsRead() throws {
+        let configuration = try MachineConfiguration(parsing: Array(Self.full.utf8))
+        #expect(configuration.bootSource == BootSource(kernelImagePath: "/k", initrdPath: "/i", arguments: "quiet"))
+        #expect(configuration.machine.vcpuCount == 4)
+        #expect(configuration.machine.memoryInMiB == 6144)
+        #expect(configuration.machine.simultaneousMultithreading)
+        #expect(configuration.machine.tracksDirtyPages)
+        #expect(configuration.machine.hugePages == .transparent)
+        #expect(!configuration.machine.acpi)
+        #expect(configuration.drives[0].isRootDevice && configuration.drives[0].isReadOnly)
+        #expect(configuration.drives[0].cache == .writeback)
+        #expect(
+            configuration.drives[1].content
+                == .extents([.init(path: "/a"), .init(path: "/b", offset: 4096, length: 10)]))
+        #expect(configuration.drives[1].isReadOnly)
+        #expect(configuration.networkInterfaces[0].peer == .socket("/s"))
+        #expect(configuration.networkInterfaces[0].guestMAC?.description == "06:00:ac:10:00:02")
+        #expect(configuration.networkInterfaces[1].peer == .tap("tap0"))
+        #expect(configuration.vsock == Vsock(guestCID: 3, socketPath: "/v"))
+        #expect(configuration.hasEntropyDevice)
+        #expect(configuration.serial.outputPath == "/o")
+        #expect(configuration.logger.level == .debug)
+    }
+
+    @Test func writtenIsReadAgain() throws {
+        let configuration = try MachineConfiguration(parsing: Array(Self.full.utf8))
+        #expect(try MachineConfiguration(parsing: configuration.json.encoded(indented: true)) == configuration)
+        let least = MachineConfiguration(bootSource: BootSource(kernelImagePath: "/k"))
+        #expect(try MachineConfiguration(parsing: least.json.encoded()) == least)
+    }
+
+    static let boot = #""boot-source":{"kernel_image_path":"/k"}"#
+    static let bad: [(String, String, String)] = [
+        ("[]", "", "an object is wanted"),
+        ("{}", "", "boot-source is missing"),
+        (#"{"boot-source":{}}"#, "boot-source", "kernel_image_path is missing"),
+        (#"{"boot-source":{"kernel_image_path":""}}"#, "boot-source.kernel_image_path", "a path is wanted"),
+        (#"{"boot-source":{"kernel_image_path":7}}"#, "boot-source.kernel_image_path", "a string is wanted"),
+        (#"{"boot-source":{"kernel_image_path":"/k","x":1}}"#, "boot-source.x", "no such field"),
+        (#"{"boot-source":{"kernel_image_path":"/k","boot_args":"a\nb"}}"#, "boot-source.boot_args", "control"),
+        ("{\(boot),\"machine-config\":{\"vcpu_count\":0,\"mem_size_mib\":128}}", "machine-config.vcpu_count", "1 is"),
+        ("{\(boot),\"machine-config\":{\"vcpu_count\":33,\"mem_size_mib\":128}}", "machine-config.vcpu_count", "32 is"),
+        ("{\(boot),\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":0}}", "machine-config.mem_size_mib", "64 is"),
+        (
+            "{\(boot),\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":-1}}", "machine-config.mem_size_mib",
+            "negative"
+        ),
+        (
+            "{\(boot),\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":1.5}}", "machine-config.mem_size_mib",
+            "integer"
+        ),
+        (
+            "{\(boot),\"machine-config\":{\"vcpu_count\":3,\"mem_size_mib\":128,\"smt\":true}}",
+            "machine-config.vcpu_count", "even"
+        ),
+        (
+            "{\(boot),\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":128,\"huge_pages\":\"2M\"}}",
+            "machine-config.huge_pages", "Transparent"
+        ),
+        ("{\(boot),\"drives\":[{\"drive_id\":\"a\"}]}", "drives[0]", "path_on_host is missing"),
+        (
+            "{\(boot),\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/x\",\"extents\":[]}]}", "drives[0].extents",
+            "not both"
+        ),
+        ("{\(boot),\"drives\":[{\"drive_id\":\"a\",\"extents\":[]}]}", "drives[0].extents", "at least one"),
+        ("{\(boot),\"drives\":[{\"drive_id\":\"a/b\",\"path_on_host\":\"/x\"}]}", "drives[0].drive_id", "letters"),
+        (
+            "{\(boot),\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/x\"},{\"drive_id\":\"a\",\"path_on_host\":\"/y\"}]}",
+            "drives[1].drive_id", "earlier one"
+        ),
+        (
+            "{\(boot),\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/x\",\"rate_limiter\":{}}]}",
+            "drives[0].rate_limiter", "not supported"
+        ),
+        (
+            "{\(boot),\"network-interfaces\":[{\"iface_id\":\"e\"}]}", "network-interfaces[0]",
+            "host_dev_name is missing"
+        ),
+        (
+            "{\(boot),\"network-interfaces\":[{\"iface_id\":\"e\",\"socket_path\":\"/s\",\"guest_mac\":\"01:00:00:00:00:00\"}]}",
+            "network-interfaces[0].guest_mac", "one station"
+        ),
+        ("{\(boot),\"vsock\":{\"guest_cid\":2,\"uds_path\":\"/v\"}}", "vsock.guest_cid", "3 is the least"),
+        ("{\(boot),\"balloon\":{}}", "balloon", "leave it out"),
+        ("{\(boot),\"nonsense\":{}}", "nonsense", "no such field"),
+        ("{\(boot),\"logger\":{\"level\":\"loud\"}}", "logger.level", "Warning"),
+    ]
+
+    @Test(arguments: bad) func errorsSayWhereAndWhat(text: String, field: String, problem: String) {
+        do throws(ConfigurationError) {
+            _ = try MachineConfiguration(parsing: Array(text.utf8))
+            Issue.record("\(text) was taken")
+        } catch {
+            #expect(error.field == field, "\(error)")
+            #expect(error.problem.contains(problem), "\(error)")
+        }
+    }
+
+    @Test func errorsHaveLineAndColumn() {
+        let text =
+            "{\n  \"boot-source\": {\"kernel_image_path\": \"/k\"},\n  \"vsock\": {\"guest_cid\": 1, \"uds_path\": \"\"}\n}"
+        do throws(ConfigurationError) {
+            _ = try MachineConfiguration(parsing: Array(text.utf8))
+        } catch {
+            #expect(error.description == "vsock.guest_cid (line 3, column 26): 1 is too small; 3 is the least")
+        }
+    }
+
+    @Test func mutatedConfigurationsNeverTrap() {
+        var state: UInt64 = 42
+        func below(_ limit: Int) -> Int {
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return Int(state >> 33) % limit
+        }
+        let words = ["0", "-1", "18446744073709551615", "null", "{}", "[]", "\"\"", "1e300", "true"].map {
+            Array($0.utf8)
+        }
+        for _ in 0..<5_000 {
+            var bytes = Array(Self.full.utf8)
+            for _ in 0..<(1 + below(3)) {
+                let place = below(bytes.count)
+                if below(2) == 0 {
+                    bytes[place] = UInt8(below(256))
+                } else {
+                    bytes.replaceSubrange(place..<min(bytes.count, place + below(12)), with: words[below(words.count)])
+                }
+            }
+            guard let configuration = try? MachineConfiguration(parsing: bytes) else { continue }
+            #expect((try? MachineConfiguration(parsing: configuration.json.encoded())) == configuration)
+        }
+    }
+}
