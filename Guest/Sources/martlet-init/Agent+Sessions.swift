@@ -43,6 +43,7 @@ extension Agent {
             errors: errors.writing.raw, status: status.writing.raw, go: go.reading.raw)
         let process = try fork(joined, ownsNamespace: session.ownsNamespace)
         if process == 0 { launch.run() }
+        hasChildren = true
         session.process = Int32(process)
         session.status = status.reading
         session.go = go.writing
@@ -55,7 +56,6 @@ extension Agent {
         try watch(output.reading, guest_readable, SessionDescriptor.output.token(session))
         try watch(errors.reading, guest_readable, SessionDescriptor.errors.token(session))
         if let input { try watch(input.writing, guest_writable, SessionDescriptor.input.token(session)) }
-        reportActivity(hasChildren: true)
     }
 
     /// A process can be moved into another process namespace only at its birth, by what its parent is set to.
@@ -161,11 +161,10 @@ extension Agent {
 
     /// Takes note of all children that ended.
     func reap() {
-        var hasChildren = true
         while true {
             var status: Int32 = 0
             let process = guest_reap(&status)
-            if process == -Int(guest_echild) { hasChildren = false }
+            hasChildren = process != -Int(guest_echild)
             guard process > 0 else { break }
             guard let session = sessions.first(where: { $0.process == Int32(process) }) else { continue }
             readStatus(of: session)
@@ -179,7 +178,6 @@ extension Agent {
             session.output.remaining = session.output.descriptor.map { max(0, guest_pending($0.raw)) }
             session.errors.remaining = session.errors.descriptor.map { max(0, guest_pending($0.raw)) }
         }
-        reportActivity(hasChildren: hasChildren)
     }
 
     func reportExit(_ session: Session, status: Int32) {

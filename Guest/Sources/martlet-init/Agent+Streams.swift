@@ -44,7 +44,7 @@ extension Agent {
             wanted == 0
             ? 0
             : Scratch.withBytes { buffer in
-                let count = guest_read(descriptor.raw, buffer.baseAddress!, wanted)
+                let count = guest_read(descriptor.raw, buffer.baseAddress, wanted)
                 if count > 0 {
                     let offset = session.machine.send(count, on: kind)
                     connection.send(

@@ -40,6 +40,8 @@ final class Agent {
     var hasHadMain = false
     /// The process id of a running main process.
     var mainProcess: Int32 = 0
+    /// As the last wait for children has shown.
+    var hasChildren = false
     private var lastActivity: UInt64 = 0
 
     private static let connectionToken: UInt64 = 0
@@ -114,6 +116,7 @@ final class Agent {
         }
         for session in sessions { pump(session) }
         sessions.removeAll { $0.machine.phase == .ended }
+        reportActivity()
         connection.flush()
         if connection.isLost { Power.off(self) }
         if connection.isOverfull { fail(text("answers are not read")) }
@@ -121,12 +124,11 @@ final class Agent {
         return connection.hasRoom && sessions.contains { hasWork($0) }
     }
 
-    /// How many processes there still are, told when that changes. Descendants that nobody waits for are init's, and
-    /// count as one.
-    func reportActivity(hasChildren: Bool) {
+    /// How many sessions there are, told when that changes; processes that nobody waits for any more and that are
+    /// therefore init's count as one while there is no session.
+    private func reportActivity() {
         guard role != .container else { return }
-        let live = sessions.reduce(UInt64(0)) { $1.process != 0 ? $0 + 1 : $0 }
-        let activity = live == 0 && hasChildren ? 1 : live
+        let activity = sessions.isEmpty && hasChildren ? 1 : UInt64(sessions.count)
         guard activity != lastActivity else { return }
         lastActivity = activity
         connection.send(.activity, NumberMessage(activity).payload)

@@ -69,7 +69,7 @@ final class Connection {
     func receive() -> Bool {
         guard isEstablished, isReadable, !isLost else { return false }
         let count = Scratch.withBytes { buffer in
-            let count = guest_read(descriptor.raw, buffer.baseAddress!, buffer.count)
+            let count = guest_read(descriptor.raw, buffer.baseAddress, buffer.count)
             if count > 0 { decoder.append(UnsafeRawBufferPointer(rebasing: buffer[..<count])) }
             return count
         }
@@ -99,7 +99,7 @@ final class Connection {
     /// Writes what the host takes now.
     func flush() {
         while isWritable, !isLost, sent < outbox.count {
-            let count = outbox.withUnsafeBytes { guest_write(descriptor.raw, $0.baseAddress! + sent, $0.count - sent) }
+            let count = outbox[sent...].withUnsafeBytes { guest_write(descriptor.raw, $0.baseAddress, $0.count) }
             if count > 0 {
                 sent += count
             } else if count == 0 || count == -Int(guest_eagain) {

@@ -18,7 +18,7 @@ enum Power {
     static func off(_ agent: Agent) -> Never {
         switch agent.role {
         case .server:
-            for session in agent.sessions where session.process != 0 { _ = guest_kill(-session.process, kill) }
+            endSessions(of: agent)
             guest_exit(0)
         case .container:
             off()
@@ -28,6 +28,17 @@ enum Power {
             while guest_reap_blocking(&status) > 0 {}
             agent.host.leave()
             restart()
+        }
+    }
+
+    private static func endSessions(of agent: Agent) {
+        var processes = agent.sessions.compactMap { $0.process == 0 ? nil : $0.process }
+        for process in processes where guest_kill(-process, kill) < 0 { _ = guest_kill(process, kill) }
+        var status: Int32 = 0
+        while !processes.isEmpty {
+            let ended = guest_reap_blocking(&status)
+            guard ended > 0 else { break }
+            processes.removeAll { $0 == Int32(ended) }
         }
     }
 

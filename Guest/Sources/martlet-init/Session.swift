@@ -78,8 +78,8 @@ struct InputStream {
             let rest = chunks[firstChunk].count - position
             var count = rest
             if let descriptor {
-                count = chunks[firstChunk].withUnsafeBytes {
-                    guest_write(descriptor.raw, $0.baseAddress! + position, rest)
+                count = chunks[firstChunk][position...].withUnsafeBytes {
+                    guest_write(descriptor.raw, $0.baseAddress, rest)
                 }
                 if count == -Int(guest_eagain) {
                     isWritable = false

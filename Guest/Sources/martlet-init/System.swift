@@ -88,7 +88,7 @@ enum System {
         let file = Descriptor(Int32(try check(result, "create", path)))
         var rest = bytes[...]
         while !rest.isEmpty {
-            let count = unsafe rest.withUnsafeBytes { unsafe guest_write(file.raw, $0.baseAddress!, $0.count) }
+            let count = unsafe rest.withUnsafeBytes { unsafe guest_write(file.raw, $0.baseAddress, $0.count) }
             rest = rest.dropFirst(try check(count, "write", path))
         }
     }
@@ -157,7 +157,7 @@ final class Descriptor {
     func read(atMost count: Int) throws(SystemFailure) -> [UInt8] {
         var failure = 0
         let bytes = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
-            let result = guest_read(raw, buffer.baseAddress!, count)
+            let result = guest_read(raw, buffer.baseAddress, count)
             initialized = max(result, 0)
             failure = min(result, 0)
         }

@@ -39,7 +39,7 @@ enum Transport {
             }
             try System.check(count, "epoll_wait")
             // What is announced does not matter: the directory is read again.
-            while Scratch.withBytes({ guest_read(events.raw, $0.baseAddress!, $0.count) }) > 0 {}
+            while Scratch.withBytes({ guest_read(events.raw, $0.baseAddress, $0.count) }) > 0 {}
         }
     }
 

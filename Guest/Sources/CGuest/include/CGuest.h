@@ -23,8 +23,8 @@
 /// `how` is the flags of open(2) without O_CLOEXEC, which is always added.
 long guest_open(const uint8_t *path, int how, uint32_t mode);
 long guest_close(int descriptor);
-long guest_read(int descriptor, void *bytes, size_t count);
-long guest_write(int descriptor, const void *bytes, size_t count);
+long guest_read(int descriptor, void *GUEST_NULLABLE bytes, size_t count);
+long guest_write(int descriptor, const void *GUEST_NULLABLE bytes, size_t count);
 /// Makes `target` mean what `descriptor` does; the program that is executed next inherits it if `is_kept`.
 long guest_duplicate(int descriptor, int target, int is_kept);
 long guest_set_nonblocking(int descriptor, int on);
