@@ -258,17 +258,18 @@ package struct QueueState: Equatable, Sendable {
     }
 
     /// Asks the driver for a notification of the next chain; true when one has come meanwhile, and is to be worked off.
-    package func requestNotifications() throws(VirtioError) -> Bool {
+    /// - Parameter seen: how many of the waiting chains the device knows of and leaves where they are.
+    package func requestNotifications(beyond seen: UInt16 = 0) throws(VirtioError) -> Bool {
         guard state.size > 0 else { return false }
         if usesEventIndex {
             memory.noteWrite(state.usedRing + 4 + 8 * UInt64(state.size), count: 2)
-            unsafe availableEvent.pointee.store(state.nextAvailable.littleEndian, ordering: .relaxed)
+            unsafe availableEvent.pointee.store((state.nextAvailable &+ seen).littleEndian, ordering: .relaxed)
         } else {
             memory.noteWrite(state.usedRing, count: 2)
             unsafe used.assumingMemoryBound(to: Atomic<UInt16>.self).pointee.store(0, ordering: .relaxed)
         }
         // The wish must be visible before we look for what came before it.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        return try waiting() > 0
+        return try waiting() > seen
     }
 }

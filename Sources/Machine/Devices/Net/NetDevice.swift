@@ -33,31 +33,33 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
         static let transmit = 1
     }
 
-    private static let queueSize: UInt16 = 256
+    static let queueSize: UInt16 = 256
     private static let linkUp: UInt16 = 1
     private static let firstRetryInMilliseconds: UInt64 = 10
     private static let lastRetryInMilliseconds: UInt64 = 1000
     /// The most frames that are moved in one direction before others have their turn.
-    private static let batchLimit = 512
+    static let batchLimit = 512
 
     package let address: MACAddress
     package let mtu: UInt16
     private let path: String?
 
     // The loop thread's.
-    private var link: SharedDescriptor?
+    var link: SharedDescriptor?
     private var registration: EventRegistration?
     private var retryInMilliseconds = firstRetryInMilliseconds
-    private var isReadable = false
+    var isReadable = false
     private var isWritable = false
     private var hasCarrier = false
-    private let received: ReceivedMessages
+    let received: ReceivedMessages
     private let batch = MessageBatch()
     private let transmitChains: [DescriptorChain]
-    private let receiveChain: DescriptorChain
+    let receiveChain: DescriptorChain
+    /// How many buffers of the guest's did not do for the next frame.
+    var tooFew: UInt16 = 0
     private var positions = InlineArray<32, Int>(repeating: 0)
     /// The loop thread's, too.
-    package private(set) var counters = NetCounters()
+    package internal(set) var counters = NetCounters()
 
     package init(
         peer: NetPeer, address: MACAddress, mtu: UInt16 = 1500, memory: GuestMemory
@@ -128,7 +130,7 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
     }
 
     /// The network is gone.
-    private func disconnect() {
+    func disconnect() {
         if let registration { attachedLoop?.deregister(registration) }
         registration = nil
         link = nil
@@ -139,7 +141,7 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
         if path != nil { attachedLoop?.setTimer(self, token: 0, afterMilliseconds: retryInMilliseconds) }
     }
 
-    private func setCarrier(_ on: Bool) {
+    func setCarrier(_ on: Bool) {
         guard hasCarrier != on else { return }
         hasCarrier = on
         setConfiguration(Self.configuration(address, mtu, hasCarrier: on))
@@ -252,111 +254,5 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
             disconnect()
             return taken
         }
-    }
-
-    // MARK: - To the guest
-
-    private func receive() {
-        do {
-            var budget = Self.batchLimit
-            var staged: UInt16 = 0
-            while budget > 0 {
-                if received.isEmpty {
-                    guard isReadable, let link else { break }
-                    guard received.receive(link.raw) > 0 else {
-                        isReadable = false
-                        let code = clinux_errno()
-                        if code != EAGAIN, code != ENOBUFS { disconnect() }
-                        break
-                    }
-                }
-                guard try takeRecord(&staged) else {
-                    publish(&staged)
-                    // None left: the guest tells when it has given some, unless it just has.
-                    if try queues[Queue.receive].requestNotifications() { continue }
-                    return
-                }
-                budget -= 1
-                if staged > Self.queueSize / 2 { publish(&staged) }
-            }
-            publish(&staged)
-            if budget == 0 { notifiers[Queue.receive].event.signal() }
-        } catch {
-            fail("\(error)")
-        }
-    }
-
-    private func publish(_ staged: inout UInt16) {
-        guard staged > 0 else { return }
-        queues[Queue.receive].publish(staged)
-        staged = 0
-        interruptIfNeeded(Queue.receive)
-    }
-
-    /// Does away with the first record that came; false when the guest has too few buffers for it.
-    private func takeRecord(_ staged: inout UInt16) throws(VirtioError) -> Bool {
-        guard let record = unsafe received.peek() else {
-            counters.droppedToGuest += 1
-            received.removeFirst()
-            return true
-        }
-        guard record.count >= NetRecord.minimumFrameRecord else {
-            if record.count == 0 {
-                // The end of the socket reads as an empty record.
-                disconnect()
-            } else {
-                if let carrier = unsafe NetRecord.linkMessage(UnsafeRawBufferPointer(record)) { setCarrier(carrier) }
-                received.removeFirst()
-            }
-            return true
-        }
-        let header = unsafe NetHeader(UnsafeRawBufferPointer(record))
-        if header.isFor(features: features, frameCount: record.count - NetRecord.headerSize) {
-            guard let buffers = try unsafe put(record, at: staged) else { return false }
-            staged += buffers
-            if buffers > 0 { counters.toGuest += 1 } else { counters.droppedToGuest += 1 }
-        } else {
-            counters.droppedToGuest += 1
-        }
-        received.removeFirst()
-        return true
-    }
-
-    /// Copies a frame into the guest's buffers, staged from `position` on. Gives their number, 0 where the guest's
-    /// buffers are too short for it, nil when there are too few.
-    private func put(
-        _ record: UnsafeMutableRawBufferPointer, at position: UInt16
-    ) throws(VirtioError) -> UInt16? {
-        guard try queues[Queue.receive].pop(into: receiveChain) else { return nil }
-        var count: UInt16 = 1
-        if receiveChain.writable.byteCount < record.count {
-            var room = receiveChain.writable.byteCount
-            while features & NetFeature.mergeableBuffers != 0, room < record.count, count < Self.queueSize / 2 {
-                guard try queues[Queue.receive].pop(into: receiveChain) else {
-                    queues[Queue.receive].unpop(count)
-                    return nil
-                }
-                room += receiveChain.writable.byteCount
-                count += 1
-            }
-            queues[Queue.receive].unpop(count)
-            guard room >= record.count else { return 0 }
-            // Now that their number is known, once more from the first.
-            guard try queues[Queue.receive].pop(into: receiveChain) else { return nil }
-        }
-        unsafe record.storeBytes(of: count.littleEndian, toByteOffset: NetRecord.bufferCountOffset, as: UInt16.self)
-        var done = 0
-        for index in 0..<count {
-            if index > 0 {
-                guard try queues[Queue.receive].pop(into: receiveChain) else { throw .badRing(.availableIndex) }
-            }
-            let written = unsafe receiveChain.writable.copy(
-                from: UnsafeRawBufferPointer(rebasing: record[done...]))
-            done += written
-            queues[Queue.receive].stage(head: receiveChain.head, written: written, at: position + index)
-        }
-        // The guest has shortened its buffers between two looks.
-        guard done == record.count else { throw .badRing(.availableIndex) }
-        return count
     }
 }

@@ -25,7 +25,7 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
         static let firstStream = VirtioMMIODevice.firstOwnToken + 1
     }
 
-    private enum Timer {
+    enum Timer {
         static let deadlines: UInt32 = 0
         static let listenAgain: UInt32 = 1
     }
@@ -37,20 +37,20 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
     /// How long a program of the host's may take to say its port, and the guest to answer.
     static let openingTimeInMilliseconds: UInt64 = 10_000
     /// `CONNECT 4294967295\n` has 19.
-    private static let greetingLimit = 32
+    static let greetingLimit = 32
     static let queueSize: UInt16 = 256
     /// No more packets are taken while so many resets wait for the guest's buffers.
     static let resetLimit = 512
 
     package let guestCID: UInt64
     private let path: String
-    private let listener: Descriptor
+    let listener: Descriptor
 
     // The loop thread's.
     var streams: [VsockKey: VsockStream] = [:]
     private var slots: [VsockStream?] = []
     private var freeSlots: [Int] = []
-    private var ringCount = 0
+    var ringCount = 0
     private var nextHostPort: UInt32 = 1 << 30
     private var listenerRegistration: EventRegistration?
     private var hasDeadlines = false
@@ -106,7 +106,7 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
         transmitIsHeldUp = false
     }
 
-    private func stopListening() {
+    func stopListening() {
         if let registration = listenerRegistration { attachedLoop?.deregister(registration) }
         listenerRegistration = nil
     }
@@ -191,7 +191,7 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
     }
 
     /// A host port that the guest's port has no stream with.
-    private func takeHostPort(guestPort: UInt32) -> UInt32 {
+    func takeHostPort(guestPort: UInt32) -> UInt32 {
         while true {
             let port = nextHostPort
             nextHostPort = nextHostPort == .max ? 1 << 30 : nextHostPort + 1
@@ -208,74 +208,6 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
         stream.key = key
         streams[key] = stream
         return stream
-    }
-
-    // MARK: - Data to the sockets
-
-    /// Moves the guest's data on, and keeps what the socket does not take.
-    func forward(_ data: inout BufferCursor, _ stream: VsockStream) {
-        let count = data.byteCount
-        if !stream.connection.hostReceives {
-            return stream.connection.forwarded(count)
-        }
-        let result = stream.isWritable && stream.held == 0 ? stream.write(&data) : .full
-        stream.connection.forwarded(count - data.byteCount)
-        if result == .full, data.byteCount > 0 {
-            let hadRing = stream.hasRing
-            guard hadRing || ringCount < Self.heldLimit / VsockStream.ringSize, stream.hold(&data) else {
-                attachedLoop?.log("vsock: a stream to port \(stream.key.hostPort) was reset: too much waits to be read")
-                return reset(stream)
-            }
-            if !hadRing { ringCount += 1 }
-        } else if result == .broken {
-            stream.connection.forwarded(data.byteCount)
-            hostStoppedReading(stream)
-        }
-        noteWork(stream)
-    }
-
-    private func hostStoppedReading(_ stream: VsockStream) {
-        let hadRing = stream.hasRing
-        let dropped = stream.dropHeld()
-        if hadRing { ringCount -= 1 }
-        if stream.phase == .lingering { return forget(stream) }
-        stream.connection.forwarded(dropped)
-        stream.connection.hostEnded(sending: false, receiving: true)
-        noteWork(stream)
-    }
-
-    private func flush(_ stream: VsockStream) {
-        guard stream.hasRing else { return }
-        let (result, count) = stream.flush()
-        if stream.phase == .open { stream.connection.forwarded(count) }
-        if !stream.hasRing { ringCount -= 1 }
-        if result == .broken { return hostStoppedReading(stream) }
-        if stream.held == 0 { finishSending(stream) }
-        noteWork(stream)
-    }
-
-    /// The guest has ended one direction or both.
-    func guestShutDown(_ stream: VsockStream) {
-        if !stream.connection.guestReceives { stream.shutReceiving() }
-        if stream.held == 0 { finishSending(stream) }
-        guard !stream.connection.guestSends, !stream.connection.guestReceives, stream.phase == .open else { return }
-        // Gone for the guest, which waits for our word on it (§5.10.6.6); what it sent before still arrives.
-        resets.append(stream.key)
-        if stream.held == 0 { return forget(stream) }
-        streams[stream.key] = nil
-        stream.phase = .lingering
-    }
-
-    private func finishSending(_ stream: VsockStream) {
-        if stream.phase == .lingering { return forget(stream) }
-        if stream.phase == .open, !stream.connection.guestSends { stream.shutSending() }
-    }
-
-    /// Puts a stream into the list of those that have something for the guest, if it has.
-    func noteWork(_ stream: VsockStream) {
-        guard stream.phase == .open else { return }
-        // A stream out of credit waits for a packet of the guest's, each of which comes by here.
-        if stream.connection.owesControl || (stream.isReadable && stream.connection.wantsData) { ready.append(stream) }
     }
 
     // MARK: - Sockets that are ready
@@ -298,85 +230,9 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
         deliver()
     }
 
-    private func acceptPrograms() {
-        for _ in 0..<16 {
-            do throws(SystemError) {
-                guard let socket = try UnixSocket.accept(on: listener) else { return }
-                guard let stream = admit(socket, .greeting) else {
-                    attachedLoop?.log("vsock: a connection was refused: there are \(Self.streamLimit) streams")
-                    continue
-                }
-                setDeadline(stream)
-            } catch {
-                // Out of descriptors: the connection waits, and we look again in a while.
-                attachedLoop?.log("vsock: \(error)")
-                stopListening()
-                attachedLoop?.setTimer(self, token: Timer.listenAgain, afterMilliseconds: 1000)
-                return
-            }
-        }
-    }
-
-    /// Reads `CONNECT port\n`, not a byte more: what follows is the guest's.
-    private func readGreeting(_ stream: VsockStream) {
-        var line = InlineArray<32, UInt8>(repeating: 0)
-        let fd = stream.socket.raw
-        var span = line.mutableSpan
-        let count = unsafe span.withUnsafeMutableBytes { bytes in
-            retryingInterrupts { unsafe recv(fd, bytes.baseAddress, bytes.count, Int32(MSG_PEEK)) }
-        }
-        if count < 0, clinux_errno() == EAGAIN { return }
-        guard count > 0 else { return forget(stream) }
-        var length = 0
-        while length < count, line[length] != UInt8(ascii: "\n") { length += 1 }
-        guard length < count else {
-            // More may come, up to a point.
-            if count == Self.greetingLimit { forget(stream) }
-            return
-        }
-        guard let port = Self.parseGreeting(line, length) else { return forget(stream) }
-        var taken = line.mutableSpan
-        let consumed = unsafe taken.withUnsafeMutableBytes { bytes in
-            retryingInterrupts { unsafe recv(fd, bytes.baseAddress, length + 1, 0) }
-        }
-        guard consumed == length + 1 else { return forget(stream) }
-        stream.key = VsockKey(hostPort: takeHostPort(guestPort: port), guestPort: port)
-        stream.connection = VsockConnection()
-        stream.phase = .open
-        streams[stream.key] = stream
-        noteWork(stream)
-    }
-
-    private static func parseGreeting(_ line: InlineArray<32, UInt8>, _ length: Int) -> UInt32? {
-        let word = StaticString("CONNECT ")
-        let start = word.utf8CodeUnitCount
-        guard length > start, length <= start + 10 else { return nil }
-        for index in 0..<start {
-            guard unsafe line[index] == word.utf8Start[index] else { return nil }
-        }
-        var port: UInt64 = 0
-        for index in start..<length {
-            guard (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(line[index]) else { return nil }
-            port = port * 10 + UInt64(line[index] - UInt8(ascii: "0"))
-        }
-        return UInt32(exactly: port)
-    }
-
-    /// The guest has accepted: the program is told.
-    func greet(_ stream: VsockStream) {
-        stream.deadline = nil
-        let answer = Array("OK \(stream.key.hostPort)\n".utf8)
-        let fd = stream.socket.raw
-        let count = unsafe answer.withUnsafeBytes { bytes in
-            retryingInterrupts { unsafe Glibc.write(fd, bytes.baseAddress, bytes.count) }
-        }
-        // A fresh socket takes these few bytes, or its other side is gone.
-        if count != answer.count { reset(stream) }
-    }
-
     // MARK: - Time
 
-    private func setDeadline(_ stream: VsockStream) {
+    func setDeadline(_ stream: VsockStream) {
         stream.deadline = monotonicNanoseconds() + Self.openingTimeInMilliseconds * 1_000_000
         guard !hasDeadlines else { return }
         hasDeadlines = true

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+internal import Platform
+internal import Virtio
+
+/// Frames on their way to the guest.
+extension NetDevice {
+    /// Moves frames from the socket into the guest's buffers.
+    func receive() {
+        do {
+            var budget = Self.batchLimit
+            var staged: UInt16 = 0
+            while budget > 0 {
+                if received.isEmpty {
+                    guard isReadable, let link else { break }
+                    guard received.receive(link.raw) > 0 else {
+                        isReadable = false
+                        let code = clinux_errno()
+                        if code != EAGAIN, code != ENOBUFS { disconnect() }
+                        break
+                    }
+                }
+                guard try takeRecord(&staged) else {
+                    publish(&staged)
+                    // Too few: the guest tells when it has given more than those, unless it just has.
+                    if try queues[Queue.receive].requestNotifications(beyond: tooFew) { continue }
+                    return
+                }
+                budget -= 1
+                if staged > Self.queueSize / 2 { publish(&staged) }
+            }
+            publish(&staged)
+            if budget == 0 { notifiers[Queue.receive].event.signal() }
+        } catch {
+            fail("\(error)")
+        }
+    }
+
+    private func publish(_ staged: inout UInt16) {
+        guard staged > 0 else { return }
+        queues[Queue.receive].publish(staged)
+        staged = 0
+        interruptIfNeeded(Queue.receive)
+    }
+
+    /// Does away with the first record that came; false when the guest has too few buffers for it.
+    private func takeRecord(_ staged: inout UInt16) throws(VirtioError) -> Bool {
+        guard let record = unsafe received.peek() else {
+            counters.droppedToGuest += 1
+            received.removeFirst()
+            return true
+        }
+        guard record.count >= NetRecord.minimumFrameRecord else {
+            if record.count == 0 {
+                // The end of the socket reads as an empty record.
+                disconnect()
+            } else {
+                if let carrier = unsafe NetRecord.linkMessage(UnsafeRawBufferPointer(record)) { setCarrier(carrier) }
+                received.removeFirst()
+            }
+            return true
+        }
+        let header = unsafe NetHeader(UnsafeRawBufferPointer(record))
+        if header.isFor(features: features, frameCount: record.count - NetRecord.headerSize) {
+            guard let buffers = try unsafe put(record, at: staged) else { return false }
+            staged += buffers
+            if buffers > 0 { counters.toGuest += 1 } else { counters.droppedToGuest += 1 }
+        } else {
+            counters.droppedToGuest += 1
+        }
+        received.removeFirst()
+        return true
+    }
+
+    /// Copies a frame into the guest's buffers, staged from `position` on. Gives their number, 0 where the guest's
+    /// buffers are too short for it, nil when there are too few.
+    private func put(
+        _ record: UnsafeMutableRawBufferPointer, at position: UInt16
+    ) throws(VirtioError) -> UInt16? {
+        tooFew = 0
+        guard try queues[Queue.receive].pop(into: receiveChain) else { return nil }
+        var count: UInt16 = 1
+        if receiveChain.writable.byteCount < record.count {
+            var room = receiveChain.writable.byteCount
+            let most = min(queues[Queue.receive].state.size, Self.queueSize / 2)
+            while features & NetFeature.mergeableBuffers != 0, room < record.count, count < most {
+                guard try queues[Queue.receive].pop(into: receiveChain) else {
+                    queues[Queue.receive].unpop(count)
+                    tooFew = count
+                    return nil
+                }
+                room += receiveChain.writable.byteCount
+                count += 1
+            }
+            queues[Queue.receive].unpop(count)
+            guard room >= record.count else { return 0 }
+            // Now that their number is known, once more from the first.
+            guard try queues[Queue.receive].pop(into: receiveChain) else { return nil }
+        }
+        unsafe record.storeBytes(of: count.littleEndian, toByteOffset: NetRecord.bufferCountOffset, as: UInt16.self)
+        var done = 0
+        for index in 0..<count {
+            if index > 0 {
+                guard try queues[Queue.receive].pop(into: receiveChain) else { throw .badRing(.availableIndex) }
+            }
+            let written = unsafe receiveChain.writable.copy(
+                from: UnsafeRawBufferPointer(rebasing: record[done...]))
+            done += written
+            queues[Queue.receive].stage(head: receiveChain.head, written: written, at: position + index)
+        }
+        // The guest has shortened its buffers between two looks.
+        guard done == record.count else { throw .badRing(.availableIndex) }
+        return count
+    }
+}
