@@ -117,6 +117,7 @@ var targets: [Target] = [
     tests("MachineAPITests", ["MachineAPI", "Wire"]),
     tests(
         "MachineTests", ["Machine", "Virtio", "VirtioTestSupport", "CLinux", "KVM", "Platform", "MachineAPI"]),
+    tests("MonitorTests", ["Platform"]),
     tests("DiskImageTests", ["DiskImage", "Platform"]),
     tests("OCITests", ["OCI", "Platform", "OCITesting", nioCore, nioHTTP1, nioPosix, nioSSL]),
     .executableTarget(

@@ -12,7 +12,7 @@ package struct JSONPath: Equatable, Sendable, CustomStringConvertible {
 
     package init(_ steps: [Step] = []) { self.steps = steps }
 
-    /// As programs write it: `drives[0].path_on_host`; the outermost value is `the configuration`'s own, empty.
+    /// As programs write it: `drives[0].path_on_host`; empty for the outermost value.
     package var description: String {
         var text = ""
         for step in steps {

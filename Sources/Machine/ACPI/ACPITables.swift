@@ -74,8 +74,9 @@ struct ACPITables {
             put(UInt32(0x0100_0801), at: offset)
             put(UInt64(port), at: offset + 4)
         }
-        // IAPC_BOOT_ARCH: legacy devices, i8042 present; no VGA, no CMOS clock.
-        put(UInt16(1 << 0 | 1 << 1 | 1 << 2 | 1 << 5), at: 109)
+        // IAPC_BOOT_ARCH: legacy devices; no VGA, no CMOS clock. No i8042 either: of that there is the reset line only,
+        // which a kernel told `reboot=k` pulls unasked, while one that looks for a keyboard would wait for answers.
+        put(UInt16(1 << 0 | 1 << 2 | 1 << 5), at: 109)
         // Flags: WBINVD, power and sleep button are not fixed ones, reset register, hardware-reduced.
         put(UInt32(1 << 0 | 1 << 4 | 1 << 5 | 1 << 10 | 1 << 20), at: 112)
         putPort(PowerControl.resetPort, at: 116)
