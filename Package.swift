@@ -133,7 +133,7 @@ var targets: [Target] = [
         name: "host-fixture", dependencies: ["EmulatedHost", "GuestProtocol", "Platform", "Sessions"],
         path: "Tests/HostFixture",
         swiftSettings: house),
-    tests("EmulatedHostTests", ["EmulatedHost", "GuestProtocol", "Platform", "Sessions", "host-fixture"]),
+    tests("EmulatedHostTests", ["CLinux", "EmulatedHost", "GuestProtocol", "Platform", "Sessions", "host-fixture"]),
     tests("EndToEndTests", ["Platform"]),
 ]
 

@@ -68,7 +68,10 @@ extension HostKeeper {
     /// To be called whenever a client, a session or a process came or went.
     func watchIdleness() throws(SystemError) {
         guard case .serving = phase else { return }
-        try timer.arm(afterMilliseconds: relay.isIdle ? UInt64(configuration.idleInSeconds) * 1000 : nil)
+        let limit =
+            hasHadClient
+            ? configuration.idleInSeconds : max(configuration.idleInSeconds, HostKeeper.starterLimitInSeconds)
+        try timer.arm(afterMilliseconds: relay.isIdle ? UInt64(limit) * 1000 : nil)
     }
 
     // MARK: The console
@@ -102,6 +105,7 @@ extension HostKeeper {
             try epoll.add(connection.socket.raw, connection.watched, token: token)
             connections[token] = connection
             relay.clientConnected(token)
+            hasHadClient = true
         }
         try watchIdleness()
     }

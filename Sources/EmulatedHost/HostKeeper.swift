@@ -25,6 +25,8 @@ package final class HostKeeper {
     /// How long a host may take from QEMU's start to serving, and from the word to stop until QEMU has ended.
     static let startLimitInSeconds: UInt64 = 180
     static let stopLimitInSeconds: UInt64 = 60
+    /// How long the starter may take to come after it was told that the host serves, at least.
+    static let starterLimitInSeconds = 30
     /// So much may wait for the guest before clients are no longer read.
     static let guestBacklogLimit = 1_048_576
     /// A client that lets so much wait is cut off: its windows bound what a client that keeps the protocol leaves here.
@@ -63,6 +65,8 @@ package final class HostKeeper {
     var connections: [UInt64: Connection] = [:]
     var nextToken = Token.firstClient
     var areClientsPaused = false
+    /// Whoever started this has not come yet, but will.
+    var hasHadClient = false
     var setupOutput = Tail(limit: 2000)
     /// To whoever started this; nil once it knows.
     var report: Descriptor?

@@ -34,7 +34,8 @@ struct QEMUCommand {
             "-drive",
             "if=none,id=state,format=raw,cache=writeback,discard=unmap,file="
                 + QEMUCommand.escaped(configuration.paths.disk),
-            "-device", "virtio-blk-device,drive=state",
+            // When the disk outside is full the guest gets an error; QEMU's default is to stop the guest without a word.
+            "-device", "virtio-blk-device,drive=state,werror=report,rerror=report",
             "-chardev", "socket,id=port,fd=\(portDescriptor)",
             "-device", "virtio-serial-device",
             "-device", "virtserialport,chardev=port,name=\(QEMUCommand.portName)",

@@ -4,8 +4,9 @@
 // emulated host, which need it as processes of their own.
 //
 //     host-fixture keeper ARGUMENTS…            the keeper
-//     host-fixture start|stop|status
+//     host-fixture start|stop|status|shell
 //     host-fixture exec COMMAND…
+//     host-fixture -name …               a fake QEMU (FakeGuest.swift), to be named by MARTLET_QEMU
 //
 // The kernel and the initramfs are named by MARTLET_KERNEL and MARTLET_INITRAMFS.
 
@@ -20,6 +21,8 @@ func complain(_ text: String) {
 }
 
 func main(_ arguments: [String]) throws -> Int32 {
+    // As the keeper calls QEMU.
+    if arguments.first == "-name" { return FakeGuest.run(arguments: arguments) }
     if arguments.first == "keeper" { return HostKeeper.run(arguments: Array(arguments.dropFirst())) }
     ignoreBrokenPipes()
     let host = EmulatedHost(
@@ -41,6 +44,9 @@ func main(_ arguments: [String]) throws -> Int32 {
         }
         print("keeper=\(status.keeper) emulator=\(status.emulator) processes=\(status.processes)")
         return 0
+    case "shell":
+        let signals = try SignalQueue(SessionClient.forwardedSignals)
+        return Int32(try host.shell(signals: signals) { complain($0) }.exitStatus)
     case "exec":
         let signals = try SignalQueue(SessionClient.forwardedSignals)
         let result = try host.execute(Array(arguments.dropFirst()), signals: signals) { complain($0) }
@@ -49,7 +55,7 @@ func main(_ arguments: [String]) throws -> Int32 {
         }
         return Int32(result.exitStatus)
     default:
-        complain("usage: host-fixture keeper|start|stop|status|exec …")
+        complain("usage: host-fixture keeper|start|stop|status|shell|exec …")
         return 2
     }
 }
