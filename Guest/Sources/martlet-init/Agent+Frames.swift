@@ -76,7 +76,6 @@ extension Agent {
             connection.send(.refused, session: id, Refusal(exitCode: 125, message: reason).payload)
             return
         }
-        if role == .host { EmulatedHost.freshen() }
         do throws(SystemFailure) {
             try launch(request, session: id)
         } catch {

@@ -39,8 +39,8 @@ extension Agent {
             }
         }
         let launch = Launch(
-            request: request, root: root, input: input?.reading.raw ?? -1, output: output.writing.raw,
-            errors: errors.writing.raw, status: status.writing.raw, go: go.reading.raw)
+            request: request, root: root, isInEmulatedHost: role == .host, input: input?.reading.raw ?? -1,
+            output: output.writing.raw, errors: errors.writing.raw, status: status.writing.raw, go: go.reading.raw)
         let process = try fork(joined, ownsNamespace: session.ownsNamespace)
         if process == 0 { launch.run() }
         hasChildren = true

@@ -41,9 +41,12 @@ struct EmulatedHost {
     /// something has changed outside, and the overlay even remembers that a name was not there. File contents stay: a
     /// file that was changed comes back under another version number, one that was not finds its pages.
     static func freshen() {
-        guard let file = try? System.open(text("/proc/sys/vm/drop_caches"), guest_write_only) else { return }
-        // 2 drops names and inodes; 4 keeps the kernel from logging it.
-        _ = guest_write(file.raw, text("6"), 1)
+        // 4 keeps the kernel from logging it, 2 drops names and inodes; their sum is no valid word, and the file takes one
+        // word each time that it is opened.
+        for word in ["4", "2"] as [StaticString] {
+            guard let file = try? System.open(text("/proc/sys/vm/drop_caches"), guest_write_only) else { return }
+            _ = guest_write(file.raw, text(word), 1)
+        }
     }
 
     /// Writes everything to the disk and lets go of it.

@@ -22,6 +22,7 @@ struct Launch {
 
     let request: ProcessRequest
     let root: Root
+    let isInEmulatedHost: Bool
     /// To be 0 (negative for /dev/null), 1 and 2, and the ends of the status and go pipes.
     let input: Int32
     let output: Int32
@@ -88,7 +89,8 @@ struct Launch {
         guest_set_mask(0o022)
         do throws(SystemFailure) {
             switch root {
-            case .own: break
+            // Here and not in init: it takes as long as there are names to forget, and other sessions go on meanwhile.
+            case .own: if isInEmulatedHost { EmulatedHost.freshen() }
             case .container(let container): try container.enter()
             case .joined:
                 try System.check(
