@@ -117,6 +117,7 @@ package struct EmulatedHost: Sendable {
     private func startKeeper(
         _ lock: consuming FileLock, _ progress: (String) -> Void
     ) throws(EmulatedHostError) {
+        try configuration.checkFiles()
         guard let program = configuration.keeper.first else { throw .badSetting("no command that keeps it is given") }
         let pipe = try platform { () throws(SystemError) in
             let log = try openLog()

@@ -15,6 +15,7 @@ package struct HostConfiguration: Equatable, Sendable {
     /// An uncompressed vmlinux and the initramfs that is `martlet-init`.
     package var kernel: String
     package var initramfs: String
+    /// Empty where there is none.
     package var qemu: String
     package var memoryInMiB: Int
     /// How long a host without work stays.
@@ -40,24 +41,26 @@ package struct HostConfiguration: Equatable, Sendable {
         self.memoryInMiB = try HostConfiguration.memory(
             wanted: memoryInMiB, variable: variable, machine: machineMemoryInMiB())
         idleInSeconds = try HostConfiguration.idle(variable)
+        let named = variable(HostConfiguration.qemuVariable) ?? ""
+        qemu = named.isEmpty ? findProgram("qemu-system-x86_64", variable: variable) ?? "" : named
+        identity = fingerprint(of: [kernel, initramfs] + programs)
+    }
+
+    /// Whether all that a start needs is there. What runs already can be stopped and asked without it.
+    func checkFiles() throws(EmulatedHostError) {
         guard Files.exists(kernel) else {
             throw .fileMissing(what: "kernel", path: kernel, mend: "Kernel/build makes one")
         }
         guard Files.exists(initramfs) else {
             throw .fileMissing(what: "initramfs", path: initramfs, mend: "Guest/build makes it")
         }
-        if let named = variable(HostConfiguration.qemuVariable), !named.isEmpty {
-            guard Files.exists(named) else {
-                throw .fileMissing(
-                    what: "QEMU", path: named, mend: "\(HostConfiguration.qemuVariable) names it; set it right")
-            }
-            qemu = named
-        } else if let found = findProgram("qemu-system-x86_64", variable: variable) {
-            qemu = found
-        } else {
+        guard !qemu.isEmpty else {
             throw .programMissing(name: "qemu-system-x86_64", package: "qemu-system-x86")
         }
-        identity = fingerprint(of: [kernel, initramfs] + programs)
+        guard Files.exists(qemu) else {
+            throw .fileMissing(
+                what: "QEMU", path: qemu, mend: "\(HostConfiguration.qemuVariable) names it; set it right")
+        }
     }
 
     /// In MiB; `machine` is what the machine has.
