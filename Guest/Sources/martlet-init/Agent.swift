@@ -138,7 +138,8 @@ final class Agent {
     func fail(_ reason: [UInt8]) -> Never {
         System.say(reason)
         connection.send(.failure, Refusal(exitCode: 125, message: reason).payload)
-        connection.flushWaiting()
+        // A machine that is off may not have sent what its device was given.
+        connection.flushWaiting(untilClosed: role != .server)
         Power.off(self)
     }
 }

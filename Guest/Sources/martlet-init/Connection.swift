@@ -117,11 +117,22 @@ final class Connection {
         }
     }
 
-    /// Writes everything, waiting for the host to take it: for the last word before the end.
-    func flushWaiting() {
-        guard isEstablished, !isLost, guest_set_nonblocking(descriptor.raw, 0) >= 0 else { return }
+    /// Writes everything and lets the host take it, for the last word before the end; a second of nothing is enough.
+    func flushWaiting(untilClosed: Bool) {
+        let epoll = Descriptor(Int32(guest_epoll()))
+        let closed = guest_peer_closed | guest_hung_up
+        guard isEstablished, guest_epoll_add(epoll.raw, descriptor.raw, guest_writable, 0) >= 0 else { return }
+        var event = guest_event()
         isWritable = true
         flush()
+        while hasUnsent, !isLost, guest_epoll_wait(epoll.raw, &event, 1, 1_000) > 0 {
+            isWritable = true
+            flush()
+        }
+        guard untilClosed, !isLost, guest_epoll_remove(epoll.raw, descriptor.raw) >= 0,
+            guest_epoll_add(epoll.raw, descriptor.raw, closed, 0) >= 0
+        else { return }
+        _ = guest_epoll_wait(epoll.raw, &event, 1, 1_000)
     }
 }
 

@@ -28,6 +28,7 @@ enum MartletInit {
 
     /// PID 1. The connection is begun before anything else is done, and made while the rest is.
     private static func boot(_ bootedAt: UInt64) throws(SystemFailure) {
+        try System.openConsole()
         try System.mount(text("proc"), text("/proc"), type: "proc")
         let parameters = BootParameters(commandLine: try System.contents(text("/proc/cmdline"), limit: 65_536))
         let connection: Connection

@@ -13,8 +13,8 @@ import CGuest
 enum Power {
     static let kill: Int32 = 9
 
-    /// Ends all processes, writes what is to stay, and turns the machine off. The emulated host has no switch for that
-    /// and ends by a restart. An agent that is an ordinary process ends with its sessions.
+    /// Ends all processes, writes what is to stay, and turns the machine off. The emulated host, which has no ACPI, ends
+    /// by a restart. An agent that is an ordinary process ends with its sessions.
     static func off(_ agent: Agent) -> Never {
         switch agent.role {
         case .server:
@@ -42,8 +42,12 @@ enum Power {
         }
     }
 
+    /// A kernel that cannot power a machine off, which needs ACPI, halts it for ever. A restart ends it too: the monitor
+    /// does not start it again.
     static func off() -> Never {
-        _ = guest_power_off()
+        var mode: UInt32 = 0
+        try? System.mount(text("sysfs"), text("/sys"), type: "sysfs")
+        if guest_mode(System.path(text("/sys/firmware/acpi/tables")), &mode) == 0 { _ = guest_power_off() }
         restart()
     }
 

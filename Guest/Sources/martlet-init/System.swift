@@ -133,10 +133,24 @@ enum System {
         try check(guest_change_directory(path([47])), "chdir", [47])
     }
 
-    /// A line on the machine's console.
+    /// A line on the machine's console, by way of the kernel's log: that is written out before this returns, while a
+    /// terminal's last words are lost when the machine ends at once. Outside of a machine, on standard error.
     static func say(_ message: [UInt8]) {
         let line = text("martlet-init: ") + message + [UInt8(ascii: "\n")]
-        _ = guest_write(2, line, line.count)
+        // Priority 3 is an error, which is shown even where a kernel is told to be quiet.
+        if guest_process_id() == 1, let log = try? open(text("/dev/kmsg"), guest_write_only) {
+            let entry = text("<3>") + line
+            _ = guest_write(log.raw, entry, entry.count)
+        } else {
+            _ = guest_write(2, line, line.count)
+        }
+    }
+
+    /// Sees to it that descriptors 0, 1 and 2 are taken. The kernel opens the console as these for its first process;
+    /// where there is none, or it has no driver, that process begins with nothing open.
+    static func openConsole() throws(SystemFailure) {
+        guard guest_is_open(2) < 0 else { return }
+        while try check(guest_open(path(text("/dev/kmsg")), guest_read_write, 0), "open /dev/kmsg") < 2 {}
     }
 }
 
