@@ -143,7 +143,7 @@ extension MachineSettings {
             guard word != "2M" else {
                 throw field.mismatch("pages of the hugetlbfs pool are not supported; \"Transparent\" is")
             }
-            hugePages = HugePages(rawValue: try field.word(among: HugePages.allCases.map(\.rawValue))) ?? .none
+            hugePages = HugePages(rawValue: try field.word(among: HugePages.allCases.map(\.rawValue))) ?? hugePages
         }
         acpi = try view.optional("acpi")?.bool() ?? true
         if let field = try view.optional("cpu_template"), try field.string() != "None" {

@@ -16,7 +16,7 @@ extension MachineConfiguration {
             ("mem_size_mib", .number(machine.memoryInMiB)),
             ("smt", machine.simultaneousMultithreading ? true : nil),
             ("track_dirty_pages", machine.tracksDirtyPages ? true : nil),
-            ("huge_pages", machine.hugePages == .none ? nil : .string(machine.hugePages.rawValue)),
+            ("huge_pages", machine.hugePages == .transparent ? nil : .string(machine.hugePages.rawValue)),
             ("acpi", machine.acpi ? nil : false),
         ])
         if !drives.isEmpty { result["drives"] = .array(drives.map(drive)) }

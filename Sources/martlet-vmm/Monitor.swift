@@ -54,7 +54,7 @@ enum Monitor {
                 observer.bootTimer = { value in
                     guard value == 123 else { return }
                     let time = (monotonicNanoseconds() - start) / 1000
-                    log.write(.error, "Guest-boot-time = \(time) us")
+                    log.announce("Guest-boot-time = \(time) us")
                     status.write("boot-timer", [("boot_us", .number(time))])
                 }
             }

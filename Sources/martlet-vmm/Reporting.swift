@@ -71,6 +71,11 @@ final class MessageLog: Sendable {
 
     func write(_ level: Logger.Level, _ text: String) {
         guard level <= self.level else { return }
-        try? descriptor.writeAll(Array("martlet-vmm \(identifier): \(level.rawValue.lowercased()): \(text)\n".utf8))
+        announce("\(level.rawValue.lowercased()): \(text)")
+    }
+
+    /// Writes what was asked for, whatever the level is.
+    func announce(_ text: String) {
+        try? descriptor.writeAll(Array("martlet-vmm \(identifier): \(text)\n".utf8))
     }
 }

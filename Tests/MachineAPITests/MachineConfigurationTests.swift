@@ -9,7 +9,7 @@ import Wire
     static let full = """
         {"boot-source": {"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "quiet"},
          "machine-config": {"vcpu_count": 4, "mem_size_mib": 6144, "smt": true, "track_dirty_pages": true,
-                            "huge_pages": "Transparent", "acpi": false},
+                            "huge_pages": "None", "acpi": false},
          "drives": [{"drive_id": "root", "path_on_host": "/d", "is_root_device": true, "is_read_only": true,
                      "cache_type": "Writeback", "io_engine": "Async", "partuuid": "0eaa91a0-01"},
                     {"drive_id": "layers", "extents": [{"path": "/a"}, {"path": "/b", "offset": 4096, "length": 10}]}],
@@ -27,7 +27,7 @@ import Wire
         #expect(configuration.machine.memoryInMiB == 6144)
         #expect(configuration.machine.simultaneousMultithreading)
         #expect(configuration.machine.tracksDirtyPages)
-        #expect(configuration.machine.hugePages == .transparent)
+        #expect(configuration.machine.hugePages == MachineSettings.HugePages.none)
         #expect(!configuration.machine.acpi)
         #expect(configuration.drives[0].isRootDevice && configuration.drives[0].isReadOnly)
         #expect(configuration.drives[0].cache == .writeback)
