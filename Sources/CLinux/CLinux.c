@@ -274,6 +274,14 @@ void clinux_counted_loop(uint64_t iterations) {
 #endif
 }
 
+uint64_t clinux_timestamp_counter(void) {
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return 0;
+#endif
+}
+
 static void do_nothing(int signal) { (void)signal; }
 
 int clinux_interrupt_only(int signal) {

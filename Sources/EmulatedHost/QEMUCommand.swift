@@ -15,6 +15,8 @@ struct QEMUCommand {
     var configuration: HostConfiguration
     /// QEMU's number of the socket that is the port's other side.
     var portDescriptor: Int32
+    /// How fast the emulated time-stamp counter counts, which is the machine's own, in kHz; nil where that is not known.
+    var counterFrequency: UInt64?
 
     /// The arguments, the program first.
     var arguments: [String] {
@@ -26,7 +28,7 @@ struct QEMUCommand {
             "-M", "microvm,acpi=off,pic=on,pit=on,rtc=on,isa-serial=on",
             "-accel", "tcg", "-smp", "1", "-cpu", "max", "-m", "\(configuration.memoryInMiB)",
             "-kernel", configuration.kernel, "-initrd", configuration.initramfs,
-            "-append", QEMUCommand.kernelCommandLine,
+            "-append", kernelCommandLine,
             // The console comes on QEMU's standard output, among its own messages on standard error.
             "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
             "-fsdev", "local,id=share,path=/,security_model=none,readonly=on,multidevs=remap",
@@ -43,7 +45,12 @@ struct QEMUCommand {
         ]
     }
 
-    static let kernelCommandLine = "console=ttyS0 quiet panic=-1 reboot=t martlet.mode=host"
+    /// The kernel would measure the counter against an emulated timer, which fails on a busy machine; it then works
+    /// without one, and its KVM never enters a guest.
+    private var kernelCommandLine: String {
+        let words = "console=ttyS0 quiet panic=-1 reboot=t martlet.mode=host"
+        return counterFrequency.map { "\(words) tsc_early_khz=\($0) tsc=reliable" } ?? words
+    }
 
     /// A comma within an option's value is written twice.
     static func escaped(_ value: String) -> String {

@@ -21,7 +21,9 @@ struct StartedEmulator: ~Copyable {
         let console = try Pipe()
         try console.reading.setNonBlocking()
 
-        let command = QEMUCommand(configuration: configuration, portDescriptor: 3).arguments
+        let command = QEMUCommand(
+            configuration: configuration, portDescriptor: 3, counterFrequency: TimestampCounter.measureFrequency()
+        ).arguments
         var specification = ProcessSpecification(command[0], command, environment: ["PATH=/usr/bin:/bin", "LC_ALL=C"])
         specification.descriptors = [-1, console.writing.raw, console.writing.raw, port.second.raw]
         specification.directory = "/"

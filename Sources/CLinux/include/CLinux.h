@@ -131,6 +131,9 @@ enum {
 
 /// Counts `iterations` down to zero with the two instructions (dec, jnz) that the KVM probe's guest uses.
 void clinux_counted_loop(uint64_t iterations);
+
+/// The processor's time-stamp counter; 0 where there is none.
+uint64_t clinux_timestamp_counter(void);
 /// Makes a signal do nothing but interrupt the call that its thread is in.
 int clinux_interrupt_only(int signal);
 /// The first real-time signal that programs may use.
