@@ -91,7 +91,7 @@ var targets: [Target] = [
     .executableTarget(
         name: "martlet",
         dependencies: [
-            "Platform", "Wire", "GuestProtocol", "KVM", "OCI", "DiskImage", "ImageStore", "Sessions", "Worker",
+            "Platform", "Wire", "GuestProtocol", "KVM", "MachineAPI", "OCI", "ImageStore", "Sessions", "Worker",
             "EmulatedHost", argumentParser,
         ],
         swiftSettings: house),
@@ -126,7 +126,7 @@ var targets: [Target] = [
     tests(
         "ImageStoreTests",
         ["ImageStore", "ImageStoreProbe", "OCI", "OCITesting", "DiskImage", "Platform", nioHTTP1]),
-    tests("WorkerTests", ["Worker", "GuestProtocol", "Platform"]),
+    tests("WorkerTests", ["Worker", "GuestProtocol", "Platform", "Wire", "Sessions"]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
     // What `martlet host` does, as a program for the tests of it.
     .executableTarget(
@@ -134,7 +134,7 @@ var targets: [Target] = [
         path: "Tests/HostFixture",
         swiftSettings: house),
     tests("EmulatedHostTests", ["CLinux", "EmulatedHost", "GuestProtocol", "Platform", "Sessions", "host-fixture"]),
-    tests("EndToEndTests", ["Platform"]),
+    tests("EndToEndTests", ["Platform", "Wire"]),
 ]
 
 // `MARTLET_ONLY=DiskImageTests swift test` builds one room and what it stands on, nothing else.

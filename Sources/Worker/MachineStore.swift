@@ -196,6 +196,10 @@ package struct MachineStore: Sendable {
         guard !stale.isEmpty, let lock = try? lock() else { return }
         // Looked at again under the lock: what was just being made by another command is held by now.
         for id in stale where !isLockHeld(directory(of: id)) { try? removeHoldingStoreLock(id) }
+        for name in (try? Files.list("\(root)/names")) ?? [] {
+            guard let id = self.id(named: name), !Files.exists(directory(of: id)) else { continue }
+            Files.remove(namePath(name))
+        }
         lock.end()
     }
 }

@@ -11,8 +11,8 @@ struct MonitorProcess: ~Copyable {
     private let lifeline: Descriptor
     private let statusPipe: Descriptor
     private var unread: [UInt8] = []
-    /// The last that it said about its own end.
-    private var lastWords: String?
+    /// What it said about its machine's end: a word, and more where there is more to say.
+    private var end: (reason: String, detail: String?)?
     private(set) var isStatusClosed = false
 
     /// Starts the monitor in the working directory, with the configuration that lies there.
@@ -46,9 +46,18 @@ struct MonitorProcess: ~Copyable {
         try? child.send(SIGKILL)
     }
 
-    /// Reads what the monitor says about itself, a JSON object a line; gives the events' names.
-    mutating func readStatus() -> [String] {
-        var events: [String] = []
+    /// An event of the monitor's life.
+    struct Event {
+        var name: String
+        /// In nanoseconds on the monotonic clock.
+        var time: UInt64
+        /// Processor time that the monitor had used by then, in microseconds.
+        var processorTime: UInt64?
+    }
+
+    /// Reads what the monitor says about itself, a JSON object a line.
+    mutating func readStatus() -> [Event] {
+        var events: [Event] = []
         var space = [UInt8](repeating: 0, count: 4096)
         while !isStatusClosed {
             let transfer = unsafe space.withUnsafeMutableBytes { unsafe try? statusPipe.read(into: $0) }
@@ -67,28 +76,48 @@ struct MonitorProcess: ~Copyable {
         return events
     }
 
-    private mutating func take(_ line: [UInt8]) -> String? {
-        guard let json = try? JSON(parsing: line), let event = json["event"]?.stringValue else { return nil }
-        if event == "error" || event == "exited" || event == "ended" {
-            lastWords = json["message"]?.stringValue ?? json["reason"]?.stringValue ?? lastWords
-        }
-        return printable(Array(event.utf8), limit: 40)
+    private mutating func take(_ line: [UInt8]) -> Event? {
+        guard let json = try? JSON(parsing: line), let name = json["event"]?.stringValue else { return nil }
+        if name == "exited" { end = (json["reason"]?.stringValue ?? "", json["detail"]?.stringValue) }
+        return Event(
+            name: printable(Array(name.utf8), limit: 40),
+            time: json["monotonic_ns"]?.unsignedValue ?? monotonicNanoseconds(),
+            processorTime: json["cpu_us"]?.unsignedValue)
     }
 
     /// Takes note of the end; gives the reason as far as it is known.
     func reap() -> String {
-        let end = try? child.wait()
-        if let lastWords { return "the machine ended: \(printable(Array(lastWords.utf8)))" }
+        let status = try? child.wait()
+        if let end, end.reason != "internal-error" {
+            let detail = Self.lastLine(of: MachineFile.console, containing: "Kernel panic") ?? end.detail
+            let what = Self.descriptions.first { $0.word == end.reason }?.text ?? "the machine ended (\(end.reason))"
+            return detail.map { "\(what): \($0)" } ?? what
+        }
         if let text = Self.lastLine(of: MachineFile.diagnostics) { return text }
-        switch end {
-        case .exited(let status): return "the monitor ended with status \(status) before the container did"
+        switch status {
+        case .exited(let code): return "the monitor ended with status \(code) before the container did"
         case .signaled(let signal): return "the monitor was ended by \(SignalName.text(signal))"
         case nil: return "the monitor ended"
         }
     }
 
-    private static func lastLine(of path: String) -> String? {
-        guard let bytes = try? Files.read(path, limit: 65_536) else { return nil }
-        return bytes.split(separator: UInt8(ascii: "\n")).last.map { printable(Array($0)) }
+    private static let descriptions: [(word: String, text: String)] = [
+        ("power-off", "the guest powered itself off before its process had ended"),
+        ("reboot", "the guest rebooted before its process had ended"),
+        ("triple-fault", "the guest's processor reached a state that it cannot leave (triple fault)"),
+        ("panic", "the guest's kernel panicked"), ("killed", "the monitor was told to end"),
+    ]
+
+    private static func lastLine(of path: String, containing text: String = "") -> String? {
+        guard let file = try? Descriptor.open(path, .readOnly), let size = try? file.size() else { return nil }
+        // The end of it is enough; a guest may have written much.
+        var bytes = [UInt8](repeating: 0, count: Int(min(size, 65_536)))
+        let start = size - UInt64(bytes.count)
+        guard let count = unsafe bytes.withUnsafeMutableBytes({ unsafe try? file.readFully(into: $0, at: start) })
+        else {
+            return nil
+        }
+        let lines = bytes[..<count].split { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }
+        return lines.map { printable(Array($0)) }.last { text.isEmpty || $0.contains(text) }
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import CLinux
 internal import Glibc
 internal import Platform
 package import Wire
@@ -57,5 +58,20 @@ package struct ProcessIdentity: Equatable, Sendable {
 
     package var json: JSON {
         ["pid": .number(pid), "startTime": .number(startTime), "bootId": .string(bootID)]
+    }
+}
+
+extension ProcessIdentity {
+    /// Waits until this very process has ended, for a bounded time; whether it has.
+    @discardableResult
+    package func waitForEnd(milliseconds: Int32) -> Bool {
+        guard isAlive else { return true }
+        let raw = clinux_pidfd_open(pid)
+        guard raw >= 0 else { return true }
+        let descriptor = Descriptor(owning: raw)
+        // Asked again: the descriptor may stand for another process that got the number in between.
+        guard isAlive else { return true }
+        var entry = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
+        return retryingInterrupts { unsafe poll(&entry, 1, milliseconds) } > 0
     }
 }

@@ -17,7 +17,7 @@ package struct RunSyntax: Equatable, Sendable {
     package static let flags: Set<String> = ["detach", "interactive", "rm", "read-only", "insecure-registry", "help"]
     package static let valued: Set<String> = [
         "name", "env", "env-file", "workdir", "user", "entrypoint", "cpus", "memory", "hostname", "kernel", "timeout",
-        "pull", "platform", "stop-timeout", "stop-signal", "image-name",
+        "pull", "stop-timeout", "stop-signal", "image-name",
     ]
 
     package init(_ arguments: [String]) throws(WorkerError) {

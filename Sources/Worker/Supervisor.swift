@@ -43,6 +43,7 @@ package final class Supervisor {
     private var nextControl = Token.firstControl
     private var deadlines: [SupervisorStateMachine.TimerName: UInt64] = [:]
     private var outcome: Outcome?
+    private var hasOutput = false
 
     /// Starts the machine whose directory is the working directory.
     /// - Parameter foreground: the socket of the client that it runs for.
@@ -128,9 +129,8 @@ package final class Supervisor {
             case .sendToGuest(let frame): guest?.queue(frame)
             case .sendToForeground(let frame): foreground?.queue(frame)
             case .log(let stream, let bytes):
-                if stream == .output || stream == .errors, !state.timings.contains(where: { $0.step == "output" }) {
-                    mark("output")
-                }
+                if !hasOutput { mark("output") }
+                hasOutput = true
                 log.append(LogRecord(stream: stream, time: wallClockNanoseconds(), bytes: bytes))
             case .arm(let name, let milliseconds):
                 deadlines[name] = monotonicNanoseconds() &+ milliseconds &* 1_000_000
@@ -194,7 +194,13 @@ extension Supervisor {
     }
 
     private func readStatus() {
-        for event in monitor.readStatus() { mark("monitor \(event)") }
+        for event in monitor.readStatus() {
+            mark("monitor \(event.name)", at: event.time)
+            // What the monitor itself took to get the guest going.
+            if event.name == "first-instruction", let time = event.processorTime {
+                state.timings.append(("monitor processor time at first-instruction", time))
+            }
+        }
         if monitor.isStatusClosed { try? epoll.remove(monitor.status) }
     }
 
@@ -254,8 +260,8 @@ extension Supervisor {
         armTimer()
     }
 
-    private func mark(_ step: String) {
-        let now = monotonicNanoseconds()
+    private func mark(_ step: String, at time: UInt64? = nil) {
+        let now = time ?? monotonicNanoseconds()
         let elapsed = now > configuration.commandStartedAt ? now - configuration.commandStartedAt : 0
         // What the monitor says about itself is no reason to grow without end.
         if state.timings.count < 64 { state.timings.append((step, elapsed / 1000)) }

@@ -17,7 +17,7 @@ package struct SupervisorStateMachine: Sendable {
 
     /// What this machine's life is to be like.
     package struct Policy: Equatable, Sendable {
-        /// Nobody waits for the output: it goes to the log alone, and losing the client ends nothing.
+        /// Nobody waits for the output: it goes to the log alone, and once the process runs its client may leave.
         package var isDetached = false
         package var stopSignal: Int32 = 15
         /// From a stop until force.
@@ -125,7 +125,8 @@ package struct SupervisorStateMachine: Sendable {
             return [.arm(.farewell, milliseconds: 2000)]
         case .foregroundFrame(let frame): return handleForeground(frame)
         case .foregroundLost:
-            return policy.isDetached ? [] : conclude(.failed(125, "the command that ran it was lost"))
+            let mayGoOn = policy.isDetached && phase == .running
+            return mayGoOn ? [] : conclude(.failed(125, "the command that ran it was lost"))
         case .controlFrame(let frame): return handleControl(frame)
         case .monitorEnded(let reason):
             phase = .ended

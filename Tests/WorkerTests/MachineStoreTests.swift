@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Platform
+import Testing
+import Wire
+
+@testable import Worker
+
+/// A directory for a test, removed at its end.
+func withDirectory<Result>(_ body: (String) throws -> Result) throws -> Result {
+    let path = "/tmp/martlet-worker-test-\(monotonicNanoseconds())-\(UInt32.random(in: 0...UInt32.max))"
+    try Files.makeDirectory(path, permissions: 0o700)
+    defer { try? Files.removeTree(path) }
+    return try body(path)
+}
+
+func configuration(id: String, name: String, monitor: String = "/bin/true") -> ContainerConfiguration {
+    ContainerConfiguration(
+        id: id, name: name, createdAt: 1, image: "image", imageID: "sha256:0",
+        process: ContainerSpecification(
+            arguments: ["sh", "-c", "\u{1F426} \"quoted\"\n"], environment: ["A=b"], hostname: "h"),
+        processors: 1, memoryInMiB: 128, monitor: monitor, commandStartedAt: monotonicNanoseconds())
+}
+
+@Suite struct MachineIdentityTests {
+    @Test func ids() {
+        var generator = SystemRandomNumberGenerator()
+        var seen: Set<String> = []
+        for _ in 0..<1000 {
+            let id = MachineIdentity.makeID(using: &generator)
+            #expect(MachineIdentity.isID(id))
+            #expect(id.prefix(12).contains { $0.isLetter })
+            seen.insert(id)
+        }
+        #expect(seen.count == 1000)
+    }
+
+    @Test func names() {
+        var generator = SystemRandomNumberGenerator()
+        for attempt in 0..<1000 {
+            #expect(MachineIdentity.isName(MachineIdentity.makeName(attempt: attempt, using: &generator)))
+        }
+        for good in ["ab", "a.b", "A_1-x", String(repeating: "a", count: 128)] { #expect(MachineIdentity.isName(good)) }
+        for bad in ["", "a", ".a", "-ab", "_ab", "a/b", "a b", "ä1", "..", String(repeating: "a", count: 129)] {
+            #expect(!MachineIdentity.isName(bad))
+        }
+    }
+
+    @Test func resolution() throws {
+        let ids = ["abc1", "abd2", "ffff"].map { $0 + String(repeating: "0", count: 60) }
+        let names = ["abc": ids[2], "gone": "nothing"]
+        func resolve(_ text: String) throws -> String {
+            try MachineIdentity.resolve(text, ids: ids, named: { names[$0] })
+        }
+        #expect(try resolve(ids[1]) == ids[1])
+        // A name comes before the beginning of an id.
+        #expect(try resolve("abc") == ids[2])
+        #expect(try resolve("abd") == ids[1])
+        #expect(throws: WorkerError.ambiguous("ab", matches: [ids[0], ids[1]])) { try resolve("ab") }
+        for unknown in ["gone", "", "0", "xyz", "../lock"] {
+            #expect(throws: WorkerError.noSuchMachine(unknown)) { try resolve(unknown) }
+        }
+    }
+}
+
+@Suite struct MachineStoreTests {
+    @Test func lifeOfADirectory() throws {
+        try withDirectory { root in
+            let store = MachineStore(root: "\(root)/deep/er")
+            var generator = SystemRandomNumberGenerator()
+            let id = MachineIdentity.makeID(using: &generator)
+            do {
+                let machine = try store.create(id: id, name: "web")
+                // Nothing is known of it yet, and nobody takes it for a ruin.
+                #expect(try store.record(id)?.id == nil)
+                store.sweep()
+                #expect(Files.exists(machine.directory))
+                try write(configuration(id: id, name: "web").json, machine.directory, MachineFile.configuration)
+                let record = try store.find("web")
+                #expect(record.condition == .created)
+                #expect(try store.remove(id) == false)
+                #expect(throws: WorkerError.nameInUse("web", by: id)) {
+                    _ = try store.create(id: MachineIdentity.makeID(using: &generator), name: "web")
+                }
+            }
+            // The lock is free now, and the state says nothing.
+            #expect(try store.find(String(id.prefix(5))).condition == .crashed)
+            #expect(try store.remove(id))
+            #expect(throws: WorkerError.noSuchMachine("web")) { try store.find("web") }
+            // The name is free again.
+            let again = try store.create(id: MachineIdentity.makeID(using: &generator), name: "web")
+            #expect(again.name == "web")
+        }
+    }
+
+    @Test func sweepsWhatWasToRemoveItself() throws {
+        try withDirectory { root in
+            let store = MachineStore(root: root)
+            var generator = SystemRandomNumberGenerator()
+            var kept: [String] = []
+            for number in 0..<4 {
+                let id = MachineIdentity.makeID(using: &generator)
+                let machine = try store.create(id: id, name: "m\(number)")
+                var configuration = configuration(id: id, name: machine.name)
+                configuration.removesItself = number % 2 == 0
+                if number < 3 { try write(configuration.json, machine.directory, MachineFile.configuration) }
+                if number == 1 { kept.append(id) }
+            }
+            store.sweep()
+            #expect(store.ids() == kept)
+            #expect(try Files.list("\(root)/names") == ["m1"])
+        }
+    }
+
+    @Test func aNameOfAMachineThatIsGoneIsFree() throws {
+        try withDirectory { root in
+            let store = MachineStore(root: root)
+            try Files.makeDirectories("\(root)/names")
+            for content in ["", "half an id", String(repeating: "a", count: 64)] {
+                try Files.writeAtomically(Array(content.utf8), to: "\(root)/names/web")
+                var generator = SystemRandomNumberGenerator()
+                let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: "web")
+                #expect(machine.name == "web")
+                try store.removeOwn(machine.id)
+            }
+        }
+    }
+
+    @Test func damagedFilesAreTold() throws {
+        try withDirectory { root in
+            let store = MachineStore(root: root)
+            var generator = SystemRandomNumberGenerator()
+            let id = MachineIdentity.makeID(using: &generator)
+            let directory = try store.create(id: id, name: nil).directory
+            try Files.writeAtomically(Array("{".utf8), to: "\(directory)/\(MachineFile.configuration)")
+            #expect(throws: WorkerError.self) { try store.record(id) }
+            #expect(store.list().isEmpty)
+            #expect(try store.remove(id))
+        }
+    }
+
+    @Test func formatsReadWhatTheyWrite() throws {
+        var plain = configuration(id: "x", name: "y")
+        #expect(try ContainerConfiguration(JSON(parsing: plain.json.encoded())) == plain)
+        plain.runTimeout = 5
+        plain.isDetached = true
+        plain.hasInput = true
+        #expect(try ContainerConfiguration(JSON(parsing: plain.json.encoded())) == plain)
+        var state = MachineState()
+        #expect(try MachineState(JSON(parsing: state.json.encoded())) == state)
+        state.status = .exited
+        state.supervisor = ProcessIdentity.current
+        state.exitCode = 137
+        state.reason = "why\u{7}"
+        state.finishedAt = 7
+        state.timings = [("a", 1), ("b", 2)]
+        #expect(try MachineState(JSON(parsing: state.json.encoded())) == state)
+        #expect(throws: JSONMismatch.self) { try MachineState(["version": 1, "status": "flying"]) }
+        #expect(throws: JSONMismatch.self) { try ContainerConfiguration(["version": 2]) }
+    }
+
+    @Test func processesAreToldApart() throws {
+        let own = try #require(ProcessIdentity.current)
+        #expect(own.isAlive)
+        var other = own
+        other.startTime += 1
+        #expect(!other.isAlive)
+        #expect(other.waitForEnd(milliseconds: 0))
+        let child = try ChildProcess(ProcessSpecification("/bin/cat", ["cat"]))
+        let identity = ProcessIdentity(pid: child.pid)
+        try child.killAndWait()
+        #expect(identity?.isAlive != true)
+        #expect(ProcessIdentity(pid: -1) == nil)
+    }
+
+    private func write(_ json: JSON, _ directory: String, _ name: String) throws {
+        try Files.writeAtomically(json.encoded(), to: "\(directory)/\(name)")
+    }
+}
