@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Glibc
+internal import GuestProtocol
+internal import Platform
+internal import Sessions
+internal import Worker
+
+/// A connection to the supervisor of a machine that lives.
+struct Control: ~Copyable {
+    private var socket: FrameSocket
+
+    init(_ record: MachineRecord) throws {
+        let path = "\(record.directory)/\(MachineFile.control)"
+        do throws(SystemError) {
+            socket = try FrameSocket(try UnixSocket.connect(to: path))
+        } catch {
+            throw Failure(
+                record.condition == .created
+                    ? "\(record.name) is just being started: try again" : "\(record.name) is not running")
+        }
+    }
+
+    /// Sends an order; there is no answer but what comes of it.
+    mutating func send(_ kind: FrameKind, number: UInt64) throws {
+        socket.queue(Frame(kind, payload: NumberMessage(number).payload))
+        while socket.pendingByteCount > 0 {
+            try socket.flush()
+            if socket.pendingByteCount > 0 { _ = poll([(socket.raw, POLLOUT)]) }
+        }
+    }
+
+    /// Waits until the machine has ended and its supervisor with it; gives the exit status where it was told.
+    mutating func awaitEnd() throws -> UInt8? {
+        var status: UInt8?
+        while true {
+            _ = poll([(socket.raw, POLLIN)])
+            let reception = try socket.receive()
+            while let frame = try socket.next() {
+                if frame.kind == .exited, let report = ExitReport(frame.payload) { status = report.shellStatus }
+            }
+            if reception == .closed { return status }
+        }
+    }
+
+    /// Waits for another descriptor; false once the machine has ended.
+    borrowing func wait(alsoFor other: borrowing Descriptor) throws -> Bool {
+        let ready = poll([(socket.raw, 0), (other.raw, POLLIN)])
+        return !ready[0]
+    }
+
+    /// With no event asked for, the connection's end is still told.
+    private borrowing func poll(_ entries: [(Int32, Int32)]) -> [Bool] {
+        var entries = entries.map { pollfd(fd: $0.0, events: Int16($0.1), revents: 0) }
+        let count = nfds_t(entries.count)
+        _ = entries.withUnsafeMutableBufferPointer { space in
+            retryingInterrupts { Glibc.poll(space.baseAddress, count, -1) }
+        }
+        return entries.map { $0.revents != 0 }
+    }
+}
+
+/// Completes names of containers.
+let machineNames = CompletionKind.custom { _, _, prefix in
+    guard let store = try? MachineStore.ofUser(lookUp: { environmentVariable($0) }) else { return [] }
+    return store.list().map(\.name).filter { $0.hasPrefix(prefix) }
+}

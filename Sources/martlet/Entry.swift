@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Glibc
+internal import Platform
+internal import Worker
+
+/// Where the command line begins: `run` has docker's syntax, everything else is ArgumentParser's.
+@main
+enum Entry {
+    /// When this command began, in nanoseconds on the monotonic clock.
+    static let startedAt = monotonicNanoseconds()
+
+    static func main() {
+        _ = startedAt
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        let isRun = arguments.first == "run"
+        do {
+            var command = try Martlet.parseAsRoot(isRun ? try rewriteRun(arguments) : arguments)
+            try command.run()
+        } catch {
+            exit(report(error, isRun: isRun))
+        }
+        exit(0)
+    }
+
+    private static func rewriteRun(_ arguments: [String]) throws -> [String] {
+        let syntax = try RunSyntax(Array(arguments.dropFirst()))
+        return ["run"] + syntax.options + (syntax.image.map { ["--", $0] } ?? []) + syntax.command
+    }
+
+    /// Says what went wrong and gives the exit status: 125 for `run`, as docker has it; 64 for a wrong use of the other
+    /// commands (sysexits(3)), 1 for what they could not do.
+    private static func report(_ error: any Error, isRun: Bool) -> Int32 {
+        if let failure = error as? Failure {
+            for line in failure.lines { complain(line) }
+            return failure.exitCode ?? (isRun ? 125 : 1)
+        }
+        let code = Martlet.exitCode(for: error)
+        guard code != .success else {
+            print(Martlet.fullMessage(for: error))
+            return 0
+        }
+        // Only ArgumentParser's own errors come with a usage.
+        guard code == .validationFailure else {
+            complain("\(error)")
+            return isRun ? 125 : 1
+        }
+        let text = Martlet.fullMessage(for: error)
+        complain(text.hasPrefix("Error: ") ? String(text.dropFirst(7)) : text)
+        return isRun ? 125 : 64
+    }
+}
+
+/// What a command could not do, in words for its user.
+struct Failure: Error {
+    var lines: [String]
+    /// nil for the command's usual one.
+    var exitCode: Int32?
+
+    init(_ text: String, exitCode: Int32? = nil) {
+        lines = [text]
+        self.exitCode = exitCode
+    }
+
+    /// Everything was said already.
+    init(silentlyWith exitCode: Int32) {
+        lines = []
+        self.exitCode = exitCode
+    }
+}
+
+/// Writes a line to standard error.
+func complain(_ text: String) {
+    writeToStandardError("martlet: \(text)\n")
+}
+
+func writeToStandardError(_ text: String) {
+    let bytes = Array(text.utf8)
+    _ = bytes.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
+}
+
+/// Does the same for each of several names; one that fails does not keep the others from being done.
+func forEach(_ references: [String], _ body: (String) throws -> Void) throws {
+    var hasFailed = false
+    for reference in references {
+        do {
+            try body(reference)
+        } catch let failure as Failure {
+            for line in failure.lines { complain(line) }
+            hasFailed = true
+        } catch {
+            complain("\(error)")
+            hasFailed = true
+        }
+    }
+    if hasFailed { throw Failure(silentlyWith: 1) }
+}

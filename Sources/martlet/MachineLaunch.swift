@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import GuestProtocol
+internal import MachineAPI
+internal import Platform
+internal import Sessions
+internal import Wire
+internal import Worker
+
+/// Makes a machine and starts its supervisor.
+struct MachineLaunch {
+    var installation: Installation
+    var image: PreparedImage
+    var options: ContainerOptions
+    var size: MachineSize
+    var name: String?
+    var hasInput: Bool
+    var isReadOnly: Bool
+    var isDetached: Bool
+    var removesItself: Bool
+    var stopTimeout: UInt64
+    var runTimeout: UInt64?
+
+    /// Runs the container: to its end, or, detached, until its process runs. Gives the exit status.
+    func run(signals: borrowing SignalQueue?) throws -> Int32 {
+        let store = try MachineStore.ofUser { environmentVariable($0) }
+        let machine = try start(store)
+        return isDetached ? try machine.awaitStart() : try machine.attach(hasInput: hasInput, signals: signals)
+    }
+
+    private func start(_ store: MachineStore) throws -> RunningMachine {
+        var generator = SystemRandomNumberGenerator()
+        let id = MachineIdentity.makeID(using: &generator)
+        let process = try ContainerSpecification(
+            image: image.defaults, options: options,
+            defaultHostname: String(id.prefix(MachineIdentity.shortIDLength)))
+        let machine = try store.create(id: id, name: name)
+        do {
+            return try startSupervisor(of: machine, process, store)
+        } catch {
+            // Nothing of a machine that never ran stays.
+            try? store.removeOwn(id)
+            throw error
+        }
+    }
+
+    private func startSupervisor(
+        of machine: borrowing NewMachine, _ process: ContainerSpecification, _ store: MachineStore
+    ) throws -> RunningMachine {
+        let directory = machine.directory
+        try Files.writeNew(
+            configuration(machine, process).json.encoded(indented: true), "\(directory)/\(MachineFile.configuration)")
+        try Files.writeNew(
+            monitorConfiguration.json.encoded(indented: true), "\(directory)/\(MachineFile.monitorConfiguration)")
+        let diagnostics = try Descriptor.open("\(directory)/\(MachineFile.diagnostics)", .append, permissions: 0o600)
+        let sockets = try UnixSocket.pair()
+        var specification = ProcessSpecification(
+            installation.supervisor, ["martlet-supervisor", store.root], environment: [])
+        specification.directory = directory
+        specification.descriptors = [-1, -1, diagnostics.raw, sockets.second.raw, machine.lock.descriptor.raw]
+        // Signals of the terminal are the client's to pass on.
+        specification.newSession = true
+        let supervisor = try ChildProcess(specification)
+        return RunningMachine(
+            id: machine.id, directory: directory, store: store, removesItself: removesItself, supervisor: supervisor,
+            client: try SessionClient(socket: sockets.first))
+    }
+
+    private func configuration(
+        _ machine: borrowing NewMachine, _ process: ContainerSpecification
+    ) -> ContainerConfiguration {
+        var configuration = ContainerConfiguration(
+            id: machine.id, name: machine.name, createdAt: wallClockNanoseconds(), image: image.name,
+            imageID: image.id, process: process, processors: size.processors, memoryInMiB: size.memoryInMiB,
+            monitor: installation.monitor, commandStartedAt: Entry.startedAt)
+        configuration.hasInput = hasInput
+        configuration.isReadOnly = isReadOnly
+        configuration.isDetached = isDetached
+        configuration.removesItself = removesItself
+        configuration.stopTimeout = stopTimeout
+        configuration.runTimeout = runTimeout
+        return configuration
+    }
+
+    private var monitorConfiguration: MachineConfiguration {
+        var boot = BootSource(kernelImagePath: installation.kernel, initrdPath: installation.initramfs)
+        // "quiet": each line on the serial port costs an exit a byte. What a dying kernel says is still written.
+        boot.arguments = "\(BootSource.defaultArguments) quiet"
+        var machine = MachineConfiguration(bootSource: boot)
+        machine.machine.vcpuCount = size.processors
+        machine.machine.memoryInMiB = UInt64(size.memoryInMiB)
+        var drive = Drive(
+            identifier: "root", content: .extents(image.extents.map { Drive.Extent(path: $0.path, length: $0.length) }))
+        drive.isReadOnly = true
+        machine.drives = [drive]
+        // The monitor's working directory is the machine's.
+        machine.vsock = Vsock(guestCID: 3, socketPath: MachineFile.vsock)
+        machine.hasEntropyDevice = true
+        return machine
+    }
+}
+
+extension Files {
+    fileprivate static func writeNew(_ bytes: [UInt8], _ path: String) throws(SystemError) {
+        let file = try Descriptor.open(path, .createNew, permissions: 0o600)
+        try file.writeAll(bytes)
+    }
+}
