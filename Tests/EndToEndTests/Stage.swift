@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import Platform
+import Testing
+
+/// All tests that start microVMs: one after another, because an emulated host has one processor.
+@Suite(.serialized) struct EndToEnd {}
+
+/// What came of a command.
+struct CommandResult: CustomStringConvertible {
+    var status: Int32
+    var output: [UInt8]
+    var errors: [UInt8]
+
+    var text: String { String(decoding: output, as: UTF8.self) }
+    var errorText: String { String(decoding: errors, as: UTF8.self) }
+    var description: String {
+        "status \(status)\n--- stdout\n\(text.prefix(2000))\n--- stderr\n\(errorText.prefix(2000))"
+    }
+}
+
+/// The assembled programs, used as their users do, with directories of the tests' own: another store, another state,
+/// and, where KVM is unusable, another emulated host, which ends with the tests.
+struct Stage: Sendable {
+    let tree: String
+    /// Everything that the tests write.
+    let root: String
+    var variables: [String: String]
+    /// The user and group that commands run as; nil for this process's.
+    var user: UInt32?
+
+    static let shared = make()
+
+    private static func make() -> Stage {
+        let package = splitPath(splitPath(splitPath(#filePath).directory).directory).directory
+        let tree = environmentVariable("MARTLET_TREE") ?? "\(package)/.build/martlet"
+        let root = "/tmp/martlet-tests-\(getpid())"
+        let stage = Stage(tree: tree, root: root, variables: directories(root))
+        do { try Files.makeDirectories(root) } catch { fatalError("\(error)") }
+        atexit { Stage.shared.strike() }
+        return stage
+    }
+
+    private static func directories(_ root: String) -> [String: String] {
+        [
+            "HOME": "\(root)/home", "XDG_DATA_HOME": "\(root)/data", "XDG_STATE_HOME": "\(root)/state",
+            "XDG_CACHE_HOME": "\(root)/cache", "XDG_RUNTIME_DIR": "\(root)/run",
+            "PATH": environmentVariable("PATH") ?? "/usr/bin:/bin",
+        ]
+    }
+
+    /// The same programs for an ordinary user with directories of its own.
+    func asUser(_ user: UInt32) throws -> Stage {
+        let root = "\(root)/user-\(user)"
+        try Files.makeDirectories(root)
+        guard chown(root, user, user) == 0 else { throw SystemError("chown", root) }
+        var stage = Stage(tree: tree, root: root, variables: Self.directories(root))
+        stage.user = user
+        return stage
+    }
+
+    func strike() {
+        _ = try? run(["host", "stop"])
+        try? Files.removeTree(root)
+    }
+
+    // MARK: Commands
+
+    /// Runs `martlet` with arguments to its end.
+    @discardableResult
+    func run(
+        _ arguments: [String], input: [UInt8]? = nil, variables more: [String: String] = [:], seconds: Int = 240
+    ) throws -> CommandResult {
+        try start(arguments, hasInput: input != nil, variables: more).finish(input: input ?? [], seconds: seconds)
+    }
+
+    func start(
+        _ arguments: [String], hasInput: Bool = false, variables more: [String: String] = [:]
+    ) throws -> RunningCommand {
+        try RunningCommand(
+            "\(tree)/bin/martlet", arguments, variables: variables.merging(more) { $1 }, hasInput: hasInput, user: user)
+    }
+
+    /// Runs a shell's line where the containers run: here, or in the emulated host.
+    func onHost(_ line: String) throws -> String {
+        let result =
+            isKVMUsable
+            ? try RunningCommand("/bin/sh", ["-c", line], variables: variables, hasInput: false, user: user)
+                .finish(input: [], seconds: 60)
+            : try run(["host", "exec", "--", "sh", "-c", line])
+        return result.text
+    }
+
+    var isKVMUsable: Bool { Self.kvm }
+    private static let kvm = (try? Stage.shared.run(["kvm", "check"]).status) == 0
+
+    /// Nothing of any container is there any more: no process, no directory.
+    func expectNothingLeft(sourceLocation: SourceLocation = #_sourceLocation) throws {
+        let processes = try onHost(
+            "for p in /proc/[0-9]*/comm; do cat $p 2>/dev/null; done | grep -E '^martlet-(vmm|super)'; true")
+        #expect(processes == "", sourceLocation: sourceLocation)
+        #expect(try run(["ps", "-aq"]).text == "", sourceLocation: sourceLocation)
+        let machines = try onHost(
+            "ls \"$XDG_STATE_HOME\"/martlet/machines \"$XDG_STATE_HOME\"/martlet/names 2>/dev/null")
+        #expect(machines.split(separator: "\n").allSatisfy { $0.hasSuffix(":") }, sourceLocation: sourceLocation)
+    }
+
+    // MARK: Images
+
+    /// Debian's busybox as an OCI layout, made once.
+    static let busybox = Result {
+        let path = "\(Stage.shared.root)/busybox"
+        let package = splitPath(splitPath(splitPath(#filePath).directory).directory).directory
+        let result = try RunningCommand(
+            "\(package)/Examples/busybox-image", [path], variables: Stage.shared.variables, hasInput: false, user: nil
+        ).finish(input: [], seconds: 300)
+        #expect(result.status == 0, "\(result)")
+        return path
+    }
+
+    var image: String { get throws { "oci:\(try Stage.busybox.get()):latest" } }
+}
+
+/// A command that runs, its output read as it comes.
+final class RunningCommand {
+    let child: Int32
+    private let process: ChildBox
+    private var input: Descriptor?
+    private let output: Descriptor
+    private let errors: Descriptor
+    private(set) var outputBytes: [UInt8] = []
+    private(set) var errorBytes: [UInt8] = []
+    private var isOutputOpen = true
+    private var isErrorsOpen = true
+
+    private final class ChildBox {
+        let process: ChildProcess
+        init(_ process: consuming ChildProcess) { self.process = process }
+    }
+
+    init(_ program: String, _ arguments: [String], variables: [String: String], hasInput: Bool, user: UInt32?) throws {
+        let outputs = try Pipe()
+        let errors = try Pipe()
+        let inputs = try Pipe()
+        var path = program
+        var all = [program] + arguments
+        if let user {
+            path = "/usr/bin/setpriv"
+            all = ["setpriv", "--reuid=\(user)", "--regid=\(user)", "--clear-groups"] + all
+        }
+        var specification = ProcessSpecification(path, all, environment: variables.map { "\($0.key)=\($0.value)" })
+        specification.descriptors = [hasInput ? inputs.reading.raw : -1, outputs.writing.raw, errors.writing.raw]
+        // A test that dies takes its commands along.
+        let process = try ChildProcess(specification)
+        child = process.pid
+        self.process = ChildBox(process)
+        if hasInput {
+            let writing = inputs.writing
+            input = consume writing
+        } else {
+            input = nil
+        }
+        output = outputs.reading
+        self.errors = errors.reading
+        ignoreBrokenPipes()
+        try output.setNonBlocking()
+        try self.errors.setNonBlocking()
+    }
+
+    func signal(_ number: Int32) { _ = kill(child, number) }
+
+    /// Writes all input, ends it, and reads until both outputs and the process have ended.
+    func finish(input bytes: [UInt8], seconds: Int) throws -> CommandResult {
+        var written = 0
+        if let raw = input?.raw { _ = fcntl(raw, F_SETFL, O_NONBLOCK) }
+        try pump(seconds) {
+            if let raw = self.input?.raw {
+                while written < bytes.count {
+                    let count = bytes.withUnsafeBytes {
+                        write(raw, $0.baseAddress.map { $0 + written }, $0.count - written)
+                    }
+                    if count <= 0 { break }
+                    written += count
+                }
+                if written == bytes.count || errno == EPIPE { self.input = nil }
+            }
+            return !self.isOutputOpen && !self.isErrorsOpen
+        }
+        let end = try process.process.wait()
+        return CommandResult(status: end.shellStatus, output: outputBytes, errors: errorBytes)
+    }
+
+    /// Reads until standard output holds a text.
+    func waitForOutput(_ text: String, seconds: Int = 120) throws {
+        let wanted = Array(text.utf8)
+        try pump(seconds) {
+            guard self.isOutputOpen else { throw Trouble("the output ended without \(text): \(self.state)") }
+            return self.outputBytes.count >= wanted.count
+                && self.outputBytes.indices.contains { self.outputBytes[$0...].starts(with: wanted) }
+        }
+    }
+
+    func closeInput() { input = nil }
+
+    /// Takes no more output, as `head` does.
+    func send(_ bytes: [UInt8]) throws {
+        guard let raw = input?.raw else { return }
+        _ = bytes.withUnsafeBytes { write(raw, $0.baseAddress, $0.count) }
+    }
+
+    private var state: String {
+        "\(CommandResult(status: -1, output: outputBytes, errors: errorBytes))"
+    }
+
+    private func pump(_ seconds: Int, _ isDone: () throws -> Bool) throws {
+        let deadline = monotonicNanoseconds() + UInt64(seconds) * 1_000_000_000
+        while try !isDone() {
+            let now = monotonicNanoseconds()
+            guard now < deadline else {
+                kill(child, SIGKILL)
+                throw Trouble("nothing after \(seconds) s: \(state)")
+            }
+            var entries = [
+                pollfd(fd: isOutputOpen ? output.raw : -1, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: isErrorsOpen ? errors.raw : -1, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: input?.raw ?? -1, events: Int16(POLLOUT), revents: 0),
+            ]
+            _ = poll(&entries, 3, Int32(clamping: (deadline - now) / 1_000_000 + 1))
+            if entries[0].revents != 0 { isOutputOpen = try read(output, &outputBytes) }
+            if entries[1].revents != 0 { isErrorsOpen = try read(errors, &errorBytes) }
+        }
+    }
+
+    private func read(_ descriptor: borrowing Descriptor, _ bytes: inout [UInt8]) throws -> Bool {
+        var space = [UInt8](repeating: 0, count: 65_536)
+        switch try space.withUnsafeMutableBytes({ try descriptor.read(into: $0) }) {
+        case .bytes(let count): bytes += space[..<count]
+        case .endOfFile: return false
+        case .wouldBlock: break
+        }
+        return true
+    }
+}
+
+struct Trouble: Error, CustomStringConvertible {
+    var description: String
+    init(_ description: String) { self.description = description }
+}
