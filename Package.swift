@@ -118,7 +118,7 @@ var targets: [Target] = [
     tests(
         "MachineTests", ["Machine", "Virtio", "VirtioTestSupport", "CLinux", "KVM", "Platform", "MachineAPI"]),
     tests("MonitorTests", ["Platform"]),
-    tests("DiskImageTests", ["DiskImage", "Platform"]),
+    tests("DiskImageTests", ["DiskImage", "Platform", "CLinux"]),
     tests("OCITests", ["OCI", "Platform", "OCITesting", nioCore, nioHTTP1, nioPosix, nioSSL]),
     .executableTarget(
         name: "ImageStoreProbe", dependencies: ["ImageStore", "OCI"], path: "Tests/ImageStoreProbe",

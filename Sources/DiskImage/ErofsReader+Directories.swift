@@ -7,17 +7,24 @@ extension ErofsReader {
         of directory: Inode, _ body: (ArraySlice<UInt8>, UInt64) throws(DiskImageError) -> Void
     ) throws(DiskImageError) {
         guard directory.isDirectory else { return }
-        var position: UInt64 = 0
-        while position < directory.sizeInBytes {
-            let count = Int(min(UInt64(Erofs.blockInBytes), directory.sizeInBytes - position))
-            let whole = directory.sizeInBytes - directory.sizeInBytes % UInt64(Erofs.blockInBytes)
-            let isInline = directory.layout == .inline && position >= whole
-            let address =
-                isInline
-                ? directory.bodyStart : UInt64(directory.location) * UInt64(Erofs.blockInBytes) + position
-            try forEachEntry(in: try source.bytes(at: address, count: count), at: address, body)
-            position += UInt64(count)
+        for index in 0..<blockCount(of: directory) {
+            let (block, address) = try block(index, of: directory)
+            try forEachEntry(in: block, at: address, body)
         }
+    }
+
+    private func blockCount(of directory: Inode) -> UInt64 {
+        (directory.sizeInBytes + UInt64(Erofs.blockInBytes) - 1) / UInt64(Erofs.blockInBytes)
+    }
+
+    /// The used bytes of one of a directory's blocks, and where they are.
+    private func block(_ index: UInt64, of directory: Inode) throws(DiskImageError) -> (ArraySlice<UInt8>, UInt64) {
+        let position = index * UInt64(Erofs.blockInBytes)
+        let count = Int(min(UInt64(Erofs.blockInBytes), directory.sizeInBytes - position))
+        let address =
+            directory.layout == .inline && count < Erofs.blockInBytes
+            ? directory.bodyStart : UInt64(directory.location) * UInt64(Erofs.blockInBytes) + position
+        return (try source.bytes(at: address, count: count), address)
     }
 
     private func forEachEntry(
@@ -46,12 +53,41 @@ extension ErofsReader {
 
     /// The inode of a name in a directory, or nil.
     func entry(_ name: ArraySlice<UInt8>, in directory: Inode) throws(DiskImageError) -> Inode? {
+        guard directory.isDirectory else { return nil }
+        // The last block that begins with the name or one before it; names are sorted.
+        var low: UInt64 = 0
+        var high = blockCount(of: directory)
+        while low < high {
+            let middle = low + (high - low) / 2
+            let (block, address) = try block(middle, of: directory)
+            if name.lexicographicallyPrecedes(try firstName(in: block, at: address)) {
+                high = middle
+            } else {
+                low = middle + 1
+            }
+        }
+        guard low > 0 else { return nil }
+        let (block, address) = try block(low - 1, of: directory)
         var found: UInt64?
-        try forEachEntry(of: directory) { (other, number) throws(DiskImageError) in
+        try forEachEntry(in: block, at: address) { (other, number) throws(DiskImageError) in
             if found == nil && other.elementsEqual(name) { found = number }
         }
         guard let found else { return nil }
         return try inode(found)
+    }
+
+    private func firstName(
+        in block: ArraySlice<UInt8>, at address: UInt64
+    ) throws(DiskImageError) -> ArraySlice<UInt8> {
+        guard block.count > Erofs.direntInBytes else {
+            throw .image(problem: "a directory is damaged", offset: address)
+        }
+        let start = Int(block.number16(8))
+        let end = start == Erofs.direntInBytes ? block.count : Int(block.number16(8 + Erofs.direntInBytes))
+        guard start < end, end <= block.count else {
+            throw .image(problem: "a directory is damaged", offset: address)
+        }
+        return block[(block.startIndex + start)..<(block.startIndex + end)].prefix { $0 != 0 }
     }
 
     /// Names of a directory, in their order.

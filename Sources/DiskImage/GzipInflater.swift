@@ -50,8 +50,10 @@ internal import CISAL
                 unsafe state.pointee.next_in = start.assumingMemoryBound(to: UInt8.self)
                 unsafe state.pointee.avail_in = UInt32(count)
                 let consumedBefore = done
-                try inflateAll(to: sink) { left in offset + UInt64(consumedBefore + count - left) }
+                try inflateAll(to: sink) { left in offset + UInt64(consumedBefore + count - min(left, count)) }
                 let unused = unsafe Int(state.pointee.avail_in)
+                // Only of a header that was wrong does ISA-L give back more than it was given.
+                guard unused <= count else { throw damaged(at: offset + UInt64(done), ISAL_INVALID_WRAPPER) }
                 done += count - unused
             }
         }
@@ -66,8 +68,7 @@ internal import CISAL
             unsafe state.pointee.avail_out = UInt32(room)
             let result = unsafe isal_inflate(state)
             guard result == ISAL_DECOMP_OK || result == ISAL_END_INPUT || result == ISAL_OUT_OVERFLOW else {
-                throw .compressedData(
-                    format: .gzip, offset: position(Int(unsafe state.pointee.avail_in)), problem: Self.text(result))
+                throw damaged(at: position(unsafe Int(state.pointee.avail_in)), result)
             }
             let left = Int(unsafe state.pointee.avail_out)
             if room > left { try sink.commit(room - left) }
@@ -82,6 +83,10 @@ internal import CISAL
 
     func finish(at offset: UInt64) throws(DiskImageError) {
         guard phase != .member else { throw .truncated(what: "its gzip data", offset: offset) }
+    }
+
+    private func damaged(at offset: UInt64, _ result: Int32) -> DiskImageError {
+        .compressedData(format: .gzip, offset: offset, problem: Self.text(result))
     }
 
     private static func text(_ result: Int32) -> String {

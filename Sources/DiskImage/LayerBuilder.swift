@@ -41,7 +41,7 @@ final class LayerBuilder: TarSink {
                 throw entry.problem(.linkTargetTooLong(length: entry.linkTarget.count))
             }
             var inode = try makeInode(entry, .symbolicLink)
-            inode.mode |= 0o777
+            inode.mode = FileType.symbolicLink.rawValue | 0o777  // as Linux has them, whatever the archive says
             inode.payload = try tree.store(entry.linkTarget.span)
             inode.sizeInBytes = UInt64(entry.linkTarget.count)
             try put(inode, last, in: parent)
@@ -117,7 +117,8 @@ final class LayerBuilder: TarSink {
                 try describe(existing, as: entry)
                 return
             }
-            hidesLower = existing == whiteout
+            // What was there, a file or a whiteout, has hidden what lower layers have; that stays so.
+            hidesLower = true
         }
         var inode = ImageTree.Inode(mode: FileType.directory.rawValue)
         inode.isOpaque = hidesLower
