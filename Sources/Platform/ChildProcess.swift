@@ -119,7 +119,7 @@ package func withCStrings<Result>(
     var copies: [UnsafeMutablePointer<CChar>?] = unsafe []
     for string in strings { unsafe copies.append(unsafe strdup(string)) }
     unsafe copies.append(nil)
-    defer { for unsafe copy in unsafe copies { unsafe free(copy) } }
+    defer { for index in unsafe copies.indices { unsafe free(copies[index]) } }
     return unsafe copies.withUnsafeBufferPointer(body)
 }
 

@@ -141,7 +141,8 @@ package struct FileLock: ~Copyable, Sendable {
     package init(waitingAt path: String, shared: Bool = false) throws(SystemError) {
         let file = try Descriptor.open(path, .openOrCreate, permissions: 0o600)
         let raw = file.raw
-        guard retryingInterrupts({ flock(raw, shared ? LOCK_SH : LOCK_EX) }) == 0 else { throw SystemError("flock", path) }
+        let operation = shared ? LOCK_SH : LOCK_EX
+        guard retryingInterrupts({ flock(raw, operation) }) == 0 else { throw SystemError("flock", path) }
         descriptor = file
     }
 
