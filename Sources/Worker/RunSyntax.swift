@@ -4,7 +4,7 @@
 /// command's even where it begins with a hyphen; short options can be joined (`-id`), with a value at the end (`-m1g`,
 /// `-e NAME=value`). Pure.
 package struct RunSyntax: Equatable, Sendable {
-    /// The options, each with its value as one argument: `--memory=1g`.
+    /// The options by their long names, each with its value: `--memory=1g`.
     package private(set) var options: [String] = []
     package private(set) var image: String?
     /// What follows the image.
@@ -44,7 +44,7 @@ package struct RunSyntax: Equatable, Sendable {
         let value = name.count < body.count ? String(body.dropFirst(name.count + 1)) : nil
         if Self.valued.contains(name) {
             guard let value = value ?? rest.popFirst() else { throw .invalid("--\(name) needs a value") }
-            options.append("--\(name)=\(value)")
+            append(name, value)
         } else if Self.flags.contains(name), let value {
             // As docker takes it.
             switch value {
@@ -72,8 +72,13 @@ package struct RunSyntax: Equatable, Sendable {
             guard let value = letters.isEmpty ? rest.popFirst() : String(letters) else {
                 throw .invalid("-\(letter) needs a value")
             }
-            options.append("--\(name)=\(value)")
+            append(name, value)
             return
         }
+    }
+
+    /// The parser takes an empty value only as an argument of its own.
+    private mutating func append(_ name: String, _ value: String) {
+        options += value.isEmpty ? ["--\(name)", ""] : ["--\(name)=\(value)"]
     }
 }

@@ -284,7 +284,12 @@ extension Supervisor {
         Files.remove(MachineFile.control)
         Files.remove("\(MachineFile.vsock)_\(Self.guestPort)")
         Files.remove(MachineFile.vsock)
-        if configuration.removesItself { try? store.removeOwn(configuration.id) } else { writeState() }
+        // What never ran is not kept: its reason is told to who wanted it.
+        if configuration.removesItself || state.startedAt == nil {
+            try? store.removeOwn(configuration.id)
+        } else {
+            writeState()
+        }
         var report = ExitReport()
         report.code = outcome.exitCode
         if case .exited(let known) = outcome { report = known }

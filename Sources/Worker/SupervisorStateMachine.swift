@@ -289,9 +289,13 @@ extension SupervisorStateMachine {
         switch name {
         case .start:
             guard phase != .running else { return [] }
-            let step = phase == .booting ? "the guest did not call" : "the guest did not start the process"
+            let limit = policy.startTimeout / 1000
             return conclude(
-                .failed(125, "\(step) within \(policy.startTimeout / 1000) s; its console is in console.log"))
+                .failed(
+                    125,
+                    phase == .booting
+                        ? "the guest did not call within \(limit) s: its kernel needs virtio-mmio and vsock built in"
+                        : "the guest did not start the process within \(limit) s"))
         case .run:
             isTimedOut = true
             return stop(forceAfter: policy.stopTimeout)

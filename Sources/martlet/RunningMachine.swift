@@ -59,8 +59,6 @@ struct RunningMachine: ~Copyable {
                 case .refused, .failure:
                     let refusal = Refusal(frame.payload) ?? Refusal(exitCode: 125, message: [])
                     try? settle()
-                    // As docker: what never ran is not kept, whatever was said about its removal.
-                    _ = try? store.remove(id)
                     throw .failure(refusal)
                 default: continue
                 }

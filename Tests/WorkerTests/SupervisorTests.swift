@@ -171,7 +171,9 @@ import Wire
             let refusal = try stage.client.receive().flatMap { Refusal($0.payload) }
             #expect(
                 refusal.map { String(decoding: $0.message, as: UTF8.self) } == "martlet-vmm: the kernel is no kernel")
-            _ = try stage.supervisor.wait()
+            #expect(try stage.supervisor.wait() == .exited(0))
+            // What never ran is not kept.
+            #expect(!Files.exists(stage.directory))
         }
     }
 

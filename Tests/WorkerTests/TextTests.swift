@@ -127,7 +127,7 @@ import Testing
 
     @Test func valuesThatLookLikeOptions() throws {
         let syntax = try RunSyntax(["--name", "--rm", "--env=--x=--y", "--entrypoint", "", "image"])
-        #expect(syntax.options == ["--name=--rm", "--env=--x=--y", "--entrypoint="])
+        #expect(syntax.options == ["--name=--rm", "--env=--x=--y", "--entrypoint", ""])
         #expect(syntax.image == "image")
     }
 
