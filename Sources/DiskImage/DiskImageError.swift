@@ -144,6 +144,13 @@ package struct ConversionLimits: Equatable, Sendable {
     package var imageInBytes: UInt64 = 4 << 40
 
     package init() {}
+
+    /// Those of a merge: several layers may each be at their own limit of entries.
+    package static var ofMerge: ConversionLimits {
+        var limits = ConversionLimits()
+        limits.entries = 4_000_000
+        return limits
+    }
 }
 
 /// One of `ConversionLimits`.

@@ -25,7 +25,7 @@ package enum ImageMerger {
     ///   - layers: images that `LayerConverter` or `DirectoryConverter` made, lowest first; lent.
     ///   - output: a file that can be written at any place; what it held before is lost.
     package static func merge(
-        layers: [Int32], output: Int32, limits: ConversionLimits = ConversionLimits()
+        layers: [Int32], output: Int32, limits: ConversionLimits = .ofMerge
     ) throws(DiskImageError) -> MergedImage {
         var segments: [ImageSegment] = []
         for layer in layers {

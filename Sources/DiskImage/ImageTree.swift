@@ -13,7 +13,7 @@ enum FileType: UInt16 {
     static let mask: UInt16 = 0o170000
 }
 
-/// The files of one image while it is made: names and attributes, without data. About 110 bytes an entry.
+/// The files of one image while it is made: names and attributes, without data. About 130 bytes an entry.
 ///
 /// Inodes and entries are only ever added; an entry that is replaced points to another inode, one that is removed is
 /// marked dead, and what was below it is no longer reachable. A directory's inode exists before any entry in it, and has

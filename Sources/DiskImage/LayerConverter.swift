@@ -36,7 +36,7 @@ package struct ConversionOptions: Sendable {
 /// made on a thread of the converter's own. `feed` waits while that thread is behind, so a download that awaits it has
 /// back-pressure; it is thus not to be called on an event loop. An error is that of any earlier piece; after an error
 /// nothing more can be fed, and what the output holds is of no use. The memory needed is a few MiB whatever the layer's
-/// size, and about 110 bytes more for each of its entries; a zstd stream gets the window that it asks for as well.
+/// size, and about 130 bytes more for each of its entries; a zstd stream gets the window that it asks for as well.
 ///
 /// The same layer gives the same image, byte for byte. Not for use by two threads at once.
 package final class LayerConverter {
