@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/openat2.h>
@@ -11,7 +12,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -58,6 +61,91 @@ int clinux_renameat2(int from_directory, const char *from, int to_directory, con
 
 ssize_t clinux_copy_file_range(int from, int to, size_t length) {
     return copy_file_range(from, NULL, to, NULL, length, 0);
+}
+
+ssize_t clinux_copy_file_part(int from, int64_t from_offset, int to, int64_t to_offset, size_t length) {
+    off64_t in = from_offset, out = to_offset;
+    return copy_file_range(from, &in, to, &out, length, 0);
+}
+
+// --- memory --------------------------------------------------------------------------------------------------
+
+static bool page_is_all_zero(const unsigned char *page) { return page[0] == 0 && memcmp(page, page + 1, 4095) == 0; }
+
+size_t clinux_page_run(const void *bytes, size_t count, bool *zero) {
+    const unsigned char *start = bytes;
+    size_t length = 4096;
+    *zero = page_is_all_zero(start);
+    while (length < count && page_is_all_zero(start + length) == *zero) length += 4096;
+    return length;
+}
+
+// Linux, Documentation/admin-guide/mm/pagemap.rst: since 6.7 the kernel looks itself, and skips what is empty.
+struct page_scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+struct page_region {
+    uint64_t start, end, categories;
+};
+enum {
+    page_is_file = 1 << 2,
+    page_is_present = 1 << 3,
+    page_is_swapped = 1 << 4,
+    page_is_zero = 1 << 5,
+};
+
+static ssize_t scan_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
+    struct page_region regions[64];
+    struct page_scan scan = {
+        .size = sizeof scan, .start = start, .end = end, .vec = (uint64_t)(uintptr_t)regions,
+        .vec_len = capacity < 64 ? capacity : 64, .category_inverted = page_is_file | page_is_zero,
+        .category_mask = page_is_file | page_is_zero, .category_anyof_mask = page_is_present | page_is_swapped,
+    };
+    int count = ioctl(pagemap, _IOWR('f', 16, struct page_scan), &scan);
+    if (count < 0) return -1;
+    for (int i = 0; i < count; i++) stretches[i] = (struct clinux_stretch){regions[i].start, regions[i].end};
+    *next = scan.walk_end;
+    return count;
+}
+
+// Before: one word a page. Bit 63 there, 62 swapped out, 61 a file's or shared.
+static ssize_t read_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
+    uint64_t entries[1024];
+    size_t found = 0;
+    uint64_t address = start;
+    while (address < end) {
+        size_t wanted = (end - address) / 4096;
+        if (wanted > 1024) wanted = 1024;
+        ssize_t got = pread(pagemap, entries, wanted * 8, (off_t)(address / 4096 * 8));
+        if (got < 8) {
+            if (got >= 0) errno = EIO;
+            return -1;
+        }
+        for (size_t i = 0; i < (size_t)got / 8; i++, address += 4096) {
+            if (!(entries[i] >> 62) || (entries[i] >> 61 & 1)) continue;
+            if (found > 0 && stretches[found - 1].end == address) {
+                stretches[found - 1].end += 4096;
+                continue;
+            }
+            if (found == capacity) {
+                *next = address;
+                return (ssize_t)found;
+            }
+            stretches[found++] = (struct clinux_stretch){address, address + 4096};
+        }
+    }
+    *next = end;
+    return (ssize_t)found;
+}
+
+ssize_t clinux_own_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
+    ssize_t count = scan_pages(pagemap, start, end, stretches, capacity, next);
+    if (count >= 0 || (errno != ENOTTY && errno != EINVAL)) return count;
+    return read_pages(pagemap, start, end, stretches, capacity, next);
 }
 
 ssize_t clinux_preadv2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags) {
@@ -155,7 +243,8 @@ int clinux_receive_messages(int socket, struct clinux_message *messages, size_t 
 // --- processes -----------------------------------------------------------------------------------------------
 
 // Runs in the child of vfork-like clone; only async-signal-safe calls.
-static void child_of_spawn(const struct clinux_spawn *spawn, int report, pid_t parent) {
+// Runs on its parent's memory and stack, which stand still until it executes the program or ends.
+__attribute__((noinline, noreturn)) static void child_of_spawn(const struct clinux_spawn *spawn, int report, pid_t parent) {
     sigset_t none;
     for (int signal = 1; signal < NSIG; signal++) {
         struct sigaction current;
@@ -215,7 +304,9 @@ pid_t clinux_spawn(const struct clinux_spawn *spawn, int *pidfd) {
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
     pid_t parent = getpid();
-    pid_t child = fork();
+    // vfork: a copy of the page tables of a large program, and the copies of the pages that it writes to next, cost more
+    // than the rest of a start together.
+    pid_t child = vfork();
     if (child == 0) child_of_spawn(spawn, report[1], parent);
     int code = errno;
     sigprocmask(SIG_SETMASK, &before, NULL);
@@ -247,6 +338,10 @@ pid_t clinux_spawn(const struct clinux_spawn *spawn, int *pidfd) {
     }
     return child;
 }
+
+pid_t clinux_fork(void) { return fork(); }
+
+void clinux_ignore_children(void) { signal(SIGCHLD, SIG_IGN); }
 
 int clinux_wait(pid_t pid, bool nohang, int *code, bool *signaled) {
     siginfo_t info = {0};
@@ -292,7 +387,30 @@ int clinux_interrupt_only(int signal) {
 
 int clinux_first_realtime_signal(void) { return SIGRTMIN; }
 
+void clinux_drop_program_pages(void) {
+    // The program headers follow the file's header, which is where the first segment begins.
+    const ElfW(Phdr) *headers = (const void *)getauxval(AT_PHDR);
+    unsigned long count = getauxval(AT_PHNUM);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), base = 0;
+    bool has_base = false;
+    if (headers == NULL) return;
+    for (unsigned long i = 0; i < count; i++) {
+        const ElfW(Phdr) *header = &headers[i];
+        if (header->p_type != PT_LOAD) continue;
+        if (!has_base) {
+            base = (uintptr_t)headers - sizeof(ElfW(Ehdr)) - header->p_vaddr;
+            has_base = true;
+        }
+        if (header->p_flags & PF_W) continue;
+        uintptr_t start = (base + header->p_vaddr) & ~(page - 1);
+        uintptr_t end = (base + header->p_vaddr + header->p_filesz + page - 1) & ~(page - 1);
+        madvise((void *)start, end - start, MADV_DONTNEED);
+    }
+}
+
 void clinux_name_thread(const char *name) { prctl(PR_SET_NAME, name); }
+
+void clinux_thread_name(char name[16]) { prctl(PR_GET_NAME, name); }
 
 void clinux_single_malloc_arena(void) {
     mallopt(M_ARENA_MAX, 1);
@@ -355,6 +473,8 @@ NUMBER(KVM_GET_TSC_KHZ);
 NUMBER(KVM_SET_TSC_KHZ);
 NUMBER(KVM_SET_SIGNAL_MASK);
 NUMBER(KVM_NMI);
+NUMBER(KVM_GET_NESTED_STATE);
+NUMBER(KVM_SET_NESTED_STATE);
 NUMBER(TUNSETIFF);
 NUMBER(TUNSETOFFLOAD);
 NUMBER(TUNSETVNETHDRSZ);

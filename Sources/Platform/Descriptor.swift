@@ -62,8 +62,13 @@ package struct OpenMode: Sendable {
     package static let createNew = OpenMode(flags: O_RDWR | O_CREAT | O_EXCL)
     /// Opens the file, which is created when missing.
     package static let openOrCreate = OpenMode(flags: O_RDWR | O_CREAT)
+    /// Of a directory: a new file in it that has no name (O_TMPFILE), and is gone when it is closed.
+    package static let unnamed = OpenMode(flags: O_RDWR | O_DIRECTORY | 0o20_000_000)
     /// Adds at the end; the file is created when missing.
     package static let append = OpenMode(flags: O_WRONLY | O_CREAT | O_APPEND)
+    /// Adds at the end of a file, which is created when missing, or of a named pipe, with or without a reader (fifo(7)).
+    /// Non-blocking.
+    package static let appendOrPipe = OpenMode(flags: O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK)
     /// The same mode, non-blocking.
     package var nonBlocking: OpenMode { OpenMode(flags: flags | O_NONBLOCK) }
     /// The same mode, refusing a symbolic link as the last component.

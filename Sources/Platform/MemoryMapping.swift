@@ -38,3 +38,7 @@ internal import Glibc
         guard unsafe madvise(start, count, advice) == 0 else { throw SystemError("madvise") }
     }
 }
+
+/// Lets go of the program's own pages that are never written. Those that are still needed come back from the page cache
+/// by themselves; those that only what lies behind needed do not.
+package func dropProgramPages() { clinux_drop_program_pages() }

@@ -75,3 +75,13 @@ package struct ThreadReference: Sendable {
         pthread_kill(pthread_t(handle), signal)
     }
 }
+
+/// The calling thread's name, as ps(1) shows it.
+package func currentThreadName() -> String {
+    var name = InlineArray<16, CChar>(repeating: 0)
+    return unsafe withUnsafeMutableBytes(of: &name) { bytes in
+        guard let start = unsafe bytes.baseAddress?.assumingMemoryBound(to: CChar.self) else { return "" }
+        unsafe clinux_thread_name(start)
+        return unsafe String(cString: start)
+    }
+}

@@ -1,20 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import TestSupport
 import Testing
 import Wire
-
-/// SplitMix64: the same numbers in each run.
-private struct Seeded: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
-        return value ^ value >> 31
-    }
-}
 
 @Suite struct IntegerTests {
     @Test func littleEndian() {
@@ -28,7 +16,7 @@ private struct Seeded: RandomNumberGenerator {
     }
 
     @Test func roundTrips() {
-        var generator = Seeded(state: 1)
+        var generator = SeededGenerator(1)
         for _ in 0..<1_000 {
             let value = generator.next()
             let offset = Int(generator.next() % 9)
@@ -58,7 +46,7 @@ private struct Seeded: RandomNumberGenerator {
     }
 
     @Test func roundTrips() {
-        var generator = Seeded(state: 2)
+        var generator = SeededGenerator(2)
         for _ in 0..<300 {
             let fields = (0..<generator.next() % 8).map { _ in
                 (
@@ -105,7 +93,7 @@ private struct Seeded: RandomNumberGenerator {
     }
 
     @Test func fuzz() {
-        var generator = Seeded(state: 3)
+        var generator = SeededGenerator(3)
         for _ in 0..<20_000 {
             let bytes = (0..<generator.next() % 64).map { _ in
                 generator.next() % 3 == 0 ? UInt8(truncatingIfNeeded: generator.next()) : UInt8(0)

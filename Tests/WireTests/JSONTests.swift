@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import TestSupport
 import Testing
 
 @testable import Wire
@@ -93,7 +94,7 @@ import Testing
                 Array(#"{"boot-source":{"kernel_image_path":"/k","boot_args":"a\u00e9"},"drives":[{"n":-1.5e3}]}"#.utf8)
             ]
         let signs = Array("{}[]\",:\\u0eE-.1 \u{0}".utf8)
-        var random = SplitMix(state: 7)
+        var random = SeededGenerator(7)
         for _ in 0..<20_000 {
             var bytes = corpus[random.below(corpus.count)]
             for _ in 0..<(1 + random.below(4)) {
@@ -111,16 +112,6 @@ import Testing
     }
 }
 
-struct SplitMix {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
-        return value ^ value >> 31
-    }
-
-    mutating func below(_ limit: Int) -> Int { Int(next() % UInt64(limit)) }
+extension SeededGenerator {
+    fileprivate mutating func below(_ limit: Int) -> Int { Int(next() % UInt64(limit)) }
 }

@@ -23,6 +23,8 @@
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
+#include "Confinement.h"
+#include "InternetSockets.h"
 #include <linux/kvm.h>
 #include <linux/vm_sockets.h>
 
@@ -52,6 +54,25 @@ int clinux_renameat2(int from_directory, const char *from, int to_directory, con
 extern const int CLINUX_SEEK_DATA, CLINUX_SEEK_HOLE;
 /// copy_file_range(2) without explicit offsets.
 ssize_t clinux_copy_file_range(int from, int to, size_t length);
+/// copy_file_range(2) between places in files.
+ssize_t clinux_copy_file_part(int from, int64_t from_offset, int to, int64_t to_offset, size_t length);
+
+// --- memory --------------------------------------------------------------------------------------------------
+
+/// How many bytes from the start are whole pages of 4 KiB that are alike in being zero or not, and in `*zero` which.
+/// `count` is a multiple of a page.
+size_t clinux_page_run(const void *bytes, size_t count, bool *zero);
+
+/// A stretch of pages, by address.
+struct clinux_stretch {
+    uint64_t start, end;
+};
+
+/// Finds pages that a private mapping has of its own: there or swapped out, and neither a mapped file's nor the page of
+/// zeros. `pagemap` is an open /proc/self/pagemap. Returns how many stretches, at most `capacity`, were put into
+/// `stretches`, and in `*next` where to go on (`end` when all was seen); -1 with errno.
+ssize_t clinux_own_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next);
 
 /// preadv2(2) and pwritev2(2). Flags: 8 = RWF_NOWAIT (EAGAIN instead of waiting for a disk).
 ssize_t clinux_preadv2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags);
@@ -103,6 +124,11 @@ struct clinux_spawn {
 /// `*pidfd` (if not NULL), or returns -1 with errno, that of the child's failed step (exec included).
 pid_t clinux_spawn(const struct clinux_spawn *spawn, int *pidfd);
 
+/// fork(2), whose child has the calling thread only.
+pid_t clinux_fork(void);
+/// Children that end leave nothing behind to be waited for.
+void clinux_ignore_children(void);
+
 /// waitid(2) by pid with WEXITED. `*code` gets the exit status or signal number, `*signaled` which of them.
 /// Returns 1 when reaped, 0 when still running (with `nohang`), -1 with errno.
 int clinux_wait(pid_t pid, bool nohang, int *code, bool *signaled);
@@ -139,7 +165,12 @@ int clinux_interrupt_only(int signal);
 /// The first real-time signal that programs may use.
 int clinux_first_realtime_signal(void);
 /// Names the calling thread; at most 15 bytes.
+/* Lets go of the program's own pages that are never written: those that are still needed come back from the page cache
+   by themselves, those that only its start needed do not. */
+void clinux_drop_program_pages(void);
 void clinux_name_thread(const char *name);
+/* The calling thread's, with its zero byte. */
+void clinux_thread_name(char name[16]);
 /// Limits malloc to one arena, without a private one for each thread.
 void clinux_single_malloc_arena(void);
 
@@ -159,7 +190,7 @@ extern const unsigned long CLINUX_KVM_RUN, CLINUX_KVM_GET_REGS, CLINUX_KVM_SET_R
     CLINUX_KVM_SET_MP_STATE, CLINUX_KVM_GET_XSAVE, CLINUX_KVM_SET_XSAVE, CLINUX_KVM_GET_XSAVE2, CLINUX_KVM_GET_XCRS,
     CLINUX_KVM_SET_XCRS, CLINUX_KVM_GET_DEBUGREGS, CLINUX_KVM_SET_DEBUGREGS, CLINUX_KVM_GET_VCPU_EVENTS,
     CLINUX_KVM_SET_VCPU_EVENTS, CLINUX_KVM_KVMCLOCK_CTRL, CLINUX_KVM_GET_TSC_KHZ, CLINUX_KVM_SET_TSC_KHZ,
-    CLINUX_KVM_SET_SIGNAL_MASK, CLINUX_KVM_NMI;
+    CLINUX_KVM_SET_SIGNAL_MASK, CLINUX_KVM_NMI, CLINUX_KVM_GET_NESTED_STATE, CLINUX_KVM_SET_NESTED_STATE;
 extern const unsigned long CLINUX_TUNSETIFF, CLINUX_TUNSETOFFLOAD, CLINUX_TUNSETVNETHDRSZ;
 extern const unsigned long CLINUX_BLKGETSIZE64, CLINUX_BLKDISCARD, CLINUX_BLKZEROOUT, CLINUX_FICLONE;
 
