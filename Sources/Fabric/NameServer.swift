@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import Packet
+
+/// What becomes of a question.
+package enum NameOutcome: Equatable, Sendable {
+    /// The answer, so many bytes long, is written.
+    case answered(Int)
+    /// Nobody here knows: ask the host's servers.
+    case forward
+    /// No question at all; nothing is said.
+    case ignored
+}
+
+/// Answers for a network's own names, as a function of the table: machines' names and aliases, alone and below the
+/// network's name, and the addresses' names. A question about these is never asked upstream, whether it has an answer or
+/// not: a name of one label, a name below the network's name, an address of its subnets, and what is special everywhere.
+package enum NameServer {
+    /// In seconds: machines come and go.
+    package static let timeToLive: UInt32 = 5
+    package static let negativeTimeToLive: UInt32 = 5
+    /// What fits into a datagram on every path (DNS flag day 2020); here it is what we say and keep to.
+    package static let datagramLimit = 1232
+
+    /// - Parameters:
+    ///   - message: the query.
+    ///   - limit: the most bytes of the answer: 65,535 over TCP; over UDP the client's own limit counts too.
+    package static func answer(
+        _ message: RawSpan, network: Int, table: EndpointTable, overTCP: Bool, to bytes: inout MutableRawSpan,
+        at offset: Int
+    ) -> NameOutcome {
+        guard let query = DNSView(message), !query.isResponse, network < table.networks.count else { return .ignored }
+        let edns = query.extensionRecord
+        let limit = overTCP ? 65_535 : datagramSize(edns)
+        func refuse(_ code: UInt8, _ bytes: inout MutableRawSpan) -> NameOutcome {
+            var builder = DNSBuilder(
+                identifier: query.identifier,
+                flags: DNSBuilder.answerFlags(query, authoritative: false, code: code), at: offset, limit: limit)
+            builder.addQuestions(of: query, to: &bytes)
+            return builder.finish(&bytes).map { .answered($0) } ?? .ignored
+        }
+        guard query.operation == 0 else { return refuse(DNSCode.notImplemented, &bytes) }
+        guard query.questionCount == 1, query.answerCount == 0 else { return refuse(DNSCode.formatError, &bytes) }
+        if let edns, edns.version != 0 { return refuse(DNSCode.formatError, &bytes) }
+        let question = query.question
+        guard question.recordClass == 1 || question.recordClass == 255 else { return refuse(DNSCode.refused, &bytes) }
+        // Zone transfers are for nobody.
+        guard question.type != 251, question.type != 252 else { return refuse(DNSCode.refused, &bytes) }
+
+        let found = resolve(question, network, table)
+        if case .elsewhere = found { return .forward }
+        var builder = DNSBuilder(
+            identifier: query.identifier,
+            flags: DNSBuilder.answerFlags(
+                query, authoritative: true, code: found.isMissing ? DNSCode.noSuchName : DNSCode.noError),
+            at: offset, limit: limit)
+        builder.addQuestions(of: query, to: &bytes)
+        var isEmpty = true
+        switch found {
+        case .addresses(let v4, let v6):
+            if let v4, question.type == DNSType.a || question.type == DNSType.any {
+                builder.answer(question.name, .v4(v4), timeToLive: timeToLive, to: &bytes)
+                isEmpty = false
+            }
+            if let v6, question.type == DNSType.aaaa || question.type == DNSType.any {
+                builder.answer(question.name, .v6(v6), timeToLive: timeToLive, to: &bytes)
+                isEmpty = false
+            }
+        case .name(let target):
+            if question.type == DNSType.ptr || question.type == DNSType.any {
+                builder.answer(
+                    question.name, type: DNSType.ptr, pointingTo: target, timeToLive: timeToLive, to: &bytes)
+                isEmpty = false
+            }
+        case .nothing, .missing, .elsewhere: break
+        }
+        if isEmpty {
+            builder.authority(
+                zone: table.networks[network].domain, negativeTimeToLive: negativeTimeToLive, to: &bytes)
+        }
+        if edns != nil { builder.extend(payloadSize: UInt16(datagramLimit), to: &bytes) }
+        return builder.finish(&bytes).map { .answered($0) } ?? .ignored
+    }
+
+    /// Says that a name does not exist, to a machine that may not ask for it.
+    package static func deny(_ message: RawSpan, to bytes: inout MutableRawSpan, at offset: Int) -> Int? {
+        guard let query = DNSView(message) else { return nil }
+        var builder = DNSBuilder(
+            identifier: query.identifier,
+            flags: DNSBuilder.answerFlags(query, authoritative: false, code: DNSCode.noSuchName), at: offset,
+            limit: 512)
+        builder.addQuestions(of: query, to: &bytes)
+        return builder.finish(&bytes)
+    }
+
+    /// The longest answer that a client takes in a datagram.
+    package static func datagramSize(_ edns: DNSExtension?) -> Int {
+        min(datagramLimit, max(512, Int(edns?.payloadSize ?? 512)))
+    }
+
+    private enum Found {
+        case addresses(IPv4Address?, IPv6Address?)
+        case name(DNSName)
+        /// The name exists and has no record of any type.
+        case nothing
+        case missing
+        case elsewhere
+
+        var isMissing: Bool { if case .missing = self { true } else { false } }
+    }
+
+    private static func resolve(_ question: DNSQuestion, _ network: Int, _ table: EndpointTable) -> Found {
+        let name = question.name
+        let link = table.networks[network]
+        let domain = link.domain
+        if let found = machine(name, network, table) { return found }
+        if name == domain { return .nothing }
+        if name.isWithin(domain) {
+            let own = name.labelCount - domain.labelCount
+            guard let inner = prefix(of: name, labels: own) else { return .missing }
+            return machine(inner, network, table) ?? .missing
+        }
+        if let special = special(name) { return special }
+        if name.isWithin(ipv4Reverse) || name.isWithin(ipv6Reverse) { return reverse(name, network, table) }
+        if name.labelCount <= 1, !name.isRoot { return .missing }
+        return link.isInternal ? .missing : .elsewhere
+    }
+
+    /// A machine's or the gateway's addresses by a name relative to the network.
+    private static func machine(_ name: DNSName, _ network: Int, _ table: EndpointTable) -> Found? {
+        if let index = table.endpoint(named: name, in: network) {
+            return .addresses(table.endpoints[index].ipv4, table.endpoints[index].ipv6)
+        }
+        let link = table.networks[network]
+        guard name == gatewayName else { return nil }
+        return .addresses(link.subnet == nil ? nil : link.gateway, link.gateway6)
+    }
+
+    /// The gateway's name, unless a machine has it.
+    private static let gatewayName = DNSName("gateway") ?? DNSName()
+    private static let ipv4Reverse = DNSName("in-addr.arpa") ?? DNSName()
+    private static let ipv6Reverse = DNSName("ip6.arpa") ?? DNSName()
+    private static let localhost = DNSName("localhost") ?? DNSName()
+    /// Never asked of a server: RFC 6761 (invalid), RFC 6762 (local), RFC 7686 (onion).
+    private static let neverGlobal = ["invalid", "local", "onion"].compactMap { DNSName($0) }
+
+    private static func special(_ name: DNSName) -> Found? {
+        if name.isWithin(localhost) { return .addresses(.loopback, .loopback) }
+        for zone in neverGlobal where name.isWithin(zone) { return .missing }
+        return nil
+    }
+
+    private static func reverse(_ name: DNSName, _ network: Int, _ table: EndpointTable) -> Found {
+        let link = table.networks[network]
+        guard let address = name.reversedAddress else { return link.isInternal ? .missing : .elsewhere }
+        let index: Int?
+        switch address {
+        case .v4(let address):
+            if address == link.gateway { return .name(gatewayName.appending(link.domain) ?? gatewayName) }
+            guard link.subnet?.contains(address) ?? false || address.isLinkLocal || address.isLoopback else {
+                return link.isInternal ? .missing : .elsewhere
+            }
+            index = table.endpoint(address, in: network)
+        case .v6(let address):
+            if address == link.gateway6 { return .name(gatewayName.appending(link.domain) ?? gatewayName) }
+            guard link.prefix?.contains(address) ?? false || address.isLinkLocal || address.isLoopback else {
+                return link.isInternal ? .missing : .elsewhere
+            }
+            index = table.endpoint(address, in: network)
+        }
+        guard let index, let own = DNSName(table.endpoints[index].name), let full = own.appending(link.domain) else {
+            return .missing
+        }
+        return .name(full)
+    }
+
+    /// The first labels of a name.
+    private static func prefix(of name: DNSName, labels: Int) -> DNSName? {
+        var bytes: [UInt8] = []
+        var position = 0
+        for _ in 0..<labels {
+            let length = Int(name[position])
+            for index in 0...length { bytes.append(name[position + index]) }
+            position += 1 + length
+        }
+        bytes.append(0)
+        var result = DNSName()
+        let span = bytes.span
+        guard result.read(unsafe span.bytes, at: 0) != nil else { return nil }
+        return result
+    }
+}

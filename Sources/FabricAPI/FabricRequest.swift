@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import Packet
+package import Wire
+
+/// What a client asks of a fabric (Docs/FABRIC-CONTROL.md).
+package enum FabricRequest: Equatable, Sendable {
+    /// Makes a machine an endpoint of the network, for as long as this connection lasts.
+    case attach(Attachment)
+    /// Ends an endpoint that this connection attached, by its machine's id.
+    case detach(id: String)
+    /// Adds to what reaches a machine from the host.
+    case publish(id: String, [PublishedPorts])
+    /// Replaces the egress rules of an endpoint.
+    case setEgress(id: String, [EgressRule], isAudited: Bool)
+    /// Asks for the table and the counters.
+    case inspect
+    /// Has frames written, as pcapng, to the descriptor that comes with the request, until its reader goes.
+    /// - Parameter id: a machine's; nil for the whole network.
+    case capture(id: String?)
+
+    /// A request's longest text, in bytes.
+    package static let sizeLimit = 65_536
+
+    /// A machine that is to be an endpoint.
+    package struct Attachment: Equatable, Sendable {
+        /// The machine's; an endpoint that has it already is replaced if its connection is gone.
+        package var id: String
+        /// What its neighbours call it.
+        package var name: String
+        package var aliases: [String] = []
+        /// Addresses that were asked for; the fabric chooses where they are nil.
+        package var hardwareAddress: MACAddress?
+        package var address: IPv4Address?
+        package var address6: IPv6Address?
+        package var published: [PublishedPorts] = []
+        package var egress: [EgressRule] = []
+        /// Egress rules are only counted and told of, nothing is denied.
+        package var isEgressAudited = false
+
+        package static let listLimit = 256
+
+        package init(id: String, name: String) {
+            self.id = id
+            self.name = name
+        }
+    }
+
+    // MARK: - JSON
+
+    package var json: JSON {
+        var object = JSONObject()
+        switch self {
+        case .attach(let attachment):
+            object["do"] = "attach"
+            attachment.write(to: &object)
+        case .detach(let id):
+            object["do"] = "detach"
+            object["id"] = .string(id)
+        case .publish(let id, let ports):
+            object["do"] = "publish"
+            object["id"] = .string(id)
+            object["published"] = .array(ports.map(\.json))
+        case .setEgress(let id, let rules, let isAudited):
+            object["do"] = "set-egress"
+            object["id"] = .string(id)
+            object["egress"] = .array(rules.map(\.json))
+            object["egressAudit"] = .bool(isAudited)
+        case .inspect: object["do"] = "inspect"
+        case .capture(let id):
+            object["do"] = "capture"
+            object["id"] = id.map { .string($0) }
+        }
+        return .object(object)
+    }
+
+    package init(_ json: JSON) throws(JSONMismatch) {
+        let view = JSONView(json)
+        let verb = try view.required("do")
+        switch try verb.string() {
+        case "attach": self = .attach(try Attachment(view))
+        case "detach":
+            try view.requireMembers(among: ["do", "id"])
+            self = .detach(id: try view.identifier())
+        case "publish":
+            try view.requireMembers(among: ["do", "id", "published"])
+            self = .publish(id: try view.identifier(), try view.required("published").published())
+        case "set-egress":
+            try view.requireMembers(among: ["do", "id", "egress", "egressAudit"])
+            self = .setEgress(
+                id: try view.identifier(), try view.required("egress").egress(),
+                isAudited: try view.optional("egressAudit")?.bool() ?? false)
+        case "inspect":
+            try view.requireMembers(among: ["do"])
+            self = .inspect
+        case "capture":
+            try view.requireMembers(among: ["do", "id"])
+            self = .capture(id: try view.optional("id") == nil ? nil : try view.identifier())
+        case let other:
+            throw verb.mismatch(
+                "\"\(other)\" is none of attach, detach, publish, set-egress, inspect, capture")
+        }
+    }
+}
+
+extension FabricRequest.Attachment {
+    fileprivate func write(to object: inout JSONObject) {
+        object["id"] = .string(id)
+        object["name"] = .string(name)
+        if !aliases.isEmpty { object["aliases"] = .array(aliases.map { .string($0) }) }
+        object["mac"] = hardwareAddress.map { .string("\($0)") }
+        object["address"] = address.map { .string("\($0)") }
+        object["address6"] = address6.map { .string("\($0)") }
+        if !published.isEmpty { object["published"] = .array(published.map(\.json)) }
+        if !egress.isEmpty { object["egress"] = .array(egress.map(\.json)) }
+        if isEgressAudited { object["egressAudit"] = true }
+    }
+
+    fileprivate init(_ view: JSONView) throws(JSONMismatch) {
+        try view.requireMembers(among: [
+            "do", "id", "name", "aliases", "mac", "address", "address6", "published", "egress", "egressAudit",
+        ])
+        self.init(id: try view.identifier(), name: try view.required("name").hostName())
+        if let field = try view.optional("aliases") {
+            let elements = try field.elements()
+            guard elements.count <= Self.listLimit else { throw field.mismatch("\(Self.listLimit) are the most") }
+            for element in elements { aliases.append(try element.hostName()) }
+        }
+        if let field = try view.optional("mac") {
+            let address: MACAddress = try field.parsed("an Ethernet address such as 02:00:5e:00:53:01")
+            guard !address.isMulticast else { throw field.mismatch("\(address) is a group's address") }
+            hardwareAddress = address
+        }
+        if let field = try view.optional("address") { address = try field.parsed("an IPv4 address") }
+        if let field = try view.optional("address6") { address6 = try field.parsed("an IPv6 address") }
+        if let field = try view.optional("published") { published = try field.published() }
+        if let field = try view.optional("egress") { egress = try field.egress() }
+        isEgressAudited = try view.optional("egressAudit")?.bool() ?? false
+    }
+}
+
+extension JSONView {
+    /// A machine's id: 1 to 64 letters, digits and '-'.
+    fileprivate func identifier() throws(JSONMismatch) -> String {
+        let field = try required("id")
+        let text = try field.string()
+        let isGood = text.utf8.allSatisfy { byte in
+            byte >= 0x30 && byte <= 0x39 || byte | 0x20 >= 0x61 && byte | 0x20 <= 0x7A || byte == 0x2D
+        }
+        guard isGood, (1...64).contains(text.utf8.count) else { throw field.mismatch("\"\(text)\" is no machine's id") }
+        return text
+    }
+
+    /// A name that a machine has in its network: at most 128 letters, digits, '_', '.', '-'.
+    fileprivate func hostName() throws(JSONMismatch) -> String {
+        let text = try string()
+        let isGood = text.utf8.allSatisfy { byte in
+            byte >= 0x30 && byte <= 0x39 || byte | 0x20 >= 0x61 && byte | 0x20 <= 0x7A
+                || [0x2D, 0x2E, 0x5F].contains(byte)
+        }
+        guard isGood, (1...128).contains(text.utf8.count) else { throw mismatch("\"\(text)\" is no name of a machine") }
+        return text
+    }
+
+    fileprivate func published() throws(JSONMismatch) -> [PublishedPorts] {
+        let elements = try elements()
+        guard elements.count <= FabricRequest.Attachment.listLimit else {
+            throw mismatch("\(FabricRequest.Attachment.listLimit) are the most")
+        }
+        var result: [PublishedPorts] = []
+        for element in elements { result.append(try PublishedPorts(element)) }
+        return result
+    }
+
+    fileprivate func egress() throws(JSONMismatch) -> [EgressRule] {
+        let elements = try elements()
+        guard elements.count <= FabricRequest.Attachment.listLimit else {
+            throw mismatch("\(FabricRequest.Attachment.listLimit) are the most")
+        }
+        var result: [EgressRule] = []
+        for element in elements { result.append(try EgressRule(element)) }
+        return result
+    }
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CLinux
+import Fabric
+import FabricService
+import Glibc
+import Packet
+import Platform
+
+/// `fabric-fixture tap TAP SOCKET` carries records between a TAP with virtio headers and a machine's network socket, as
+/// the monitor does. Says `up` when both are there, and ends with either. A number behind them is how many records of a
+/// thousand get lost, and how many change places with the next, each way. With other arguments it is `martlet-fabric`.
+@main struct Peer {
+    static func main() throws {
+        if CommandLine.arguments.count == 3, CommandLine.arguments[1] == "confined" {
+            return try tryConfinement(CommandLine.arguments[2])
+        }
+        guard CommandLine.arguments.count >= 4, CommandLine.arguments[1] == "tap" else {
+            return try FabricStart(arguments: Array(CommandLine.arguments.dropFirst())).run()
+        }
+        let tap = try openTAP(CommandLine.arguments[2])
+        let socket = try UnixSocket.connect(to: CommandLine.arguments[3], kind: .records)
+        let hello = GuestMessage(driverRuns: true, features: 0x182, mtu: 1500, mac: .zero)
+        try socket.writeAll(hello.bytes)
+        try Descriptor(owning: 1).writeAll(Array("up\n".utf8))
+        var space = [UInt8](repeating: 0, count: 70_000)
+        let trouble = CommandLine.arguments.count > 4 ? UInt64(CommandLine.arguments[4]) ?? 0 : 0
+        var (outward, inward) = (Disorder(perThousand: trouble, seed: 1), Disorder(perThousand: trouble, seed: 2))
+        var watched = [pollfd(fd: tap.raw, events: Int16(POLLIN), revents: 0)]
+        watched.append(pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0))
+        while poll(&watched, 2, -1) > 0 {
+            if watched[0].revents != 0 {
+                let count = read(tap.raw, &space, space.count)
+                guard count > 0 else { return }
+                // What does not fit waits in the TAP's queue, as in a guest's.
+                for record in outward.pass(space[..<count]) {
+                    guard write(socket.raw, record, record.count) == record.count else { return }
+                }
+            }
+            if watched[1].revents != 0 {
+                let count = read(socket.raw, &space, space.count)
+                guard count > 0 else { return }
+                guard count >= 26 else { continue }
+                for record in inward.pass(space[..<count]) { _ = write(tap.raw, record, record.count) }
+            }
+        }
+    }
+
+    /// Gives up what the fabric does, tries what it must not do and what it must, and says how each went.
+    private static func tryConfinement(_ directory: String) throws {
+        let result = try Confinement.enter(directory: directory, readable: ["/etc"])
+        func say(_ name: String, _ worked: Bool) { print(name, worked ? "works" : "fails") }
+        say("files", result.files)
+        say("calls", result.calls)
+        say("read-etc", (try? Files.read("/etc/hostname", limit: 4096)) != nil)
+        say("read-proc", (try? Descriptor.open("/proc/self/maps", .readOnly)) != nil)
+        say("write-etc", (try? Descriptor.open("/etc/hostname", .readWrite)) != nil)
+        say("listen", (try? UnixSocket.listen(at: "\(directory)/socket")) != nil)
+        say("remove", Files.remove("\(directory)/socket"))
+        say("listen-elsewhere", (try? UnixSocket.listen(at: "\(directory)/../socket")) != nil)
+        say("tcp", (try? InternetSocket.make(.stream, ipv4: true)) != nil)
+        say("packet-socket", socket(17, Int32(SOCK_DGRAM.rawValue), 0) >= 0)
+        say("fork", (try? ChildProcess(ProcessSpecification("/bin/true", ["true"]))) != nil)
+        say(
+            "executable-memory",
+            mmap(nil, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+        say("signal-others", kill(1, 0) == 0)
+    }
+
+    private static func openTAP(_ name: String) throws -> Descriptor {
+        let tap = try Descriptor.open("/dev/net/tun", .readWrite)
+        // struct ifreq: the name, then IFF_TAP, IFF_NO_PI, IFF_VNET_HDR.
+        var request = [UInt8](repeating: 0, count: 40)
+        for (index, byte) in name.utf8.prefix(15).enumerated() { request[index] = byte }
+        request[16] = 0x02
+        request[17] = 0x50
+        guard clinux_ioctl_pointer(tap.raw, CLINUX_TUNSETIFF, &request) == 0 else {
+            throw SystemError("ioctl", "TUNSETIFF")
+        }
+        var size: Int32 = 12
+        guard clinux_ioctl_pointer(tap.raw, CLINUX_TUNSETVNETHDRSZ, &size) == 0 else {
+            throw SystemError("ioctl", "TUNSETVNETHDRSZ")
+        }
+        // Checksums, and TCP segments of both kinds.
+        guard clinux_ioctl(tap.raw, CLINUX_TUNSETOFFLOAD, 7) == 0 else { throw SystemError("ioctl", "TUNSETOFFLOAD") }
+        return tap
+    }
+}
+
+/// A link that loses records and lets some overtake others; the same ones for the same seed.
+private struct Disorder {
+    let perThousand: UInt64
+    private var state: UInt64
+    private var held: [UInt8]?
+
+    init(perThousand: UInt64, seed: UInt64) {
+        self.perThousand = perThousand
+        state = seed
+    }
+
+    private mutating func happens() -> Bool {
+        // Knuth's linear congruential generator.
+        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+        return (state >> 33) % 1000 < perThousand
+    }
+
+    mutating func pass(_ record: ArraySlice<UInt8>) -> [[UInt8]] {
+        guard perThousand > 0 else { return [Array(record)] }
+        if happens() { return [] }
+        if let late = held {
+            held = nil
+            return [Array(record), late]
+        }
+        if happens() {
+            held = Array(record)
+            return []
+        }
+        return [Array(record)]
+    }
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Packet
+import TestSupport
+import Testing
+
+@testable import Fabric
+
+/// A query as a stub resolver sends it.
+func query(_ name: String, _ type: UInt16 = DNSType.a, identifier: UInt16 = 0x1234, edns: UInt16? = nil) -> [UInt8] {
+    var length = 0
+    let bytes = built(400) {
+        var builder = DNSBuilder(identifier: identifier, flags: 0x0100, at: 0, limit: 400)
+        builder.add(DNSQuestion(name: DNSName(name) ?? DNSName(), type: type), to: &$0)
+        if let edns { builder.extend(payloadSize: edns, to: &$0) }
+        length = builder.finish(&$0) ?? 0
+    }
+    return Array(bytes[..<length])
+}
+
+/// What an answer says: code, addresses and names in order.
+func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String], times: [UInt32])? {
+    reading(message) { bytes in
+        guard let view = DNSView(bytes) else { return nil }
+        var records = view.records
+        var record = DNSRecord()
+        var data: [String] = []
+        var times: [UInt32] = []
+        while records.next(&record) {
+            guard record.section == .answer else { continue }
+            times.append(record.timeToLive)
+            switch record.type {
+            case DNSType.a: data.append("\(bytes.ipv4(record.dataOffset))")
+            case DNSType.aaaa: data.append("\(bytes.ipv6(record.dataOffset))")
+            default:
+                var name = DNSName()
+                if name.read(bytes, at: record.dataOffset) != nil { data.append(name.text) }
+            }
+        }
+        return records.isMalformed ? nil : (view.code, view.isTruncated, data, times)
+    }
+}
+
+@Suite struct Names {
+    private func ask(_ bench: Bench, _ message: [UInt8], overTCP: Bool = false) -> (NameOutcome, [UInt8]) {
+        var outcome = NameOutcome.ignored
+        let bytes = built(65_535) { output in
+            reading(message) {
+                outcome = NameServer.answer(
+                    $0, network: 0, table: bench.state.table, overTCP: overTCP, to: &output, at: 0)
+            }
+        }
+        guard case .answered(let length) = outcome else { return (outcome, []) }
+        return (outcome, Array(bytes[..<length]))
+    }
+
+    @Test func ownNames() throws {
+        let bench = try Bench()
+        let cases: [(String, UInt16, UInt8, [String])] = [
+            ("b", DNSType.a, 0, ["\(bench.b.v4)"]), ("B.Blue", DNSType.a, 0, ["\(bench.b.v4)"]),
+            ("b.blue", DNSType.aaaa, 0, ["\(bench.b.v6)"]), ("b.blue", DNSType.txt, 0, []),
+            ("b.blue", DNSType.any, 0, ["\(bench.b.v4)", "\(bench.b.v6)"]),
+            ("gateway", DNSType.a, 0, ["10.0.0.1"]), ("gateway.blue", DNSType.aaaa, 0, ["fd00:1::1"]),
+            ("nobody", DNSType.a, 3, []), ("nobody.blue", DNSType.a, 3, []), ("www.example.com.blue", DNSType.a, 3, []),
+            ("blue", DNSType.a, 0, []), ("localhost", DNSType.a, 0, ["127.0.0.1"]),
+            ("x.localhost", DNSType.aaaa, 0, ["::1"]),
+            ("printer.local", DNSType.a, 3, []), ("3.0.0.10.in-addr.arpa", DNSType.ptr, 0, ["b.blue"]),
+            ("1.0.0.10.in-addr.arpa", DNSType.ptr, 0, ["gateway.blue"]),
+            ("99.0.0.10.in-addr.arpa", DNSType.ptr, 3, []), ("1.0.0.127.in-addr.arpa", DNSType.ptr, 3, []),
+            (DNSName(reverse: .v6(bench.b.v6)).text, DNSType.ptr, 0, ["b.blue"]),
+        ]
+        for (name, type, code, data) in cases {
+            let (_, answer) = ask(bench, query(name, type))
+            let found = try #require(read(answer), "\(name)")
+            #expect(found.code == code && found.data == data, "\(name): \(found)")
+        }
+        // An alias, and the other network's machines, which nobody here knows.
+        #expect(ask(bench, query("example.com")).0 == .forward)
+        #expect(ask(bench, query("a.red")).0 == .forward)
+        #expect(ask(bench, query("8.8.8.8.in-addr.arpa", DNSType.ptr)).0 == .forward)
+        #expect(ask(bench, query(".")).0 == .forward)
+    }
+
+    @Test func internalNetworksAskNobody() throws {
+        let bench = try Bench(isInternal: true)
+        for name in ["example.com", "8.8.8.8.in-addr.arpa"] {
+            #expect(read(ask(bench, query(name)).1)?.code == DNSCode.noSuchName)
+        }
+    }
+
+    @Test func oddQuestions() throws {
+        let bench = try Bench()
+        #expect(ask(bench, [1, 2, 3]).0 == .ignored)
+        var response = query("b")
+        response[2] |= 0x80
+        #expect(ask(bench, response).0 == .ignored)
+        var update = query("b")
+        update[2] = 5 << 3
+        #expect(read(ask(bench, update).1)?.code == DNSCode.notImplemented)
+        #expect(read(ask(bench, query("b", 252)).1)?.code == DNSCode.refused)
+        var none = query("b")
+        none[5] = 0
+        #expect(read(ask(bench, none).1)?.code == DNSCode.formatError)
+        // The question comes back letter by letter.
+        let mixed = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 66, 4, 66, 108, 85, 101, 0, 0, 1, 0, 1] as [UInt8]
+        #expect(ask(bench, mixed).1[12..<24] == mixed[12..<24])
+    }
+}
+
+@Suite struct Forwarder {
+    static let servers = [IPAddress.v4(v4("192.0.2.1")), .v4(v4("192.0.2.2"))]
+    static let client = NameClient(endpoint: EndpointID(1), way: .datagram(isIPv6: false, port: 4000))
+
+    /// A server's answer to a question that the forwarder asks.
+    static func answer(
+        _ asked: [UInt8], addresses: Int = 1, code: UInt8 = 0, time: UInt32 = 60, truncated: Bool = false,
+        negative: UInt32? = nil
+    ) -> [UInt8] {
+        var length = 0
+        let bytes = built(60_000) { output in
+            reading(asked) { asked in
+                guard let view = DNSView(asked) else { return }
+                var builder = DNSBuilder(
+                    identifier: view.identifier, flags: 0x8180 | UInt16(code) | (truncated ? 0x0200 : 0), at: 0,
+                    limit: 60_000)
+                builder.addQuestions(of: view, to: &output)
+                for index in 0..<addresses {
+                    builder.answer(
+                        view.question.name, .v4(IPv4Address(203, 0, 113, UInt8(index & 255))), timeToLive: time,
+                        to: &output)
+                }
+                if let negative {
+                    builder.authority(zone: view.question.name.dropping(1), negativeTimeToLive: negative, to: &output)
+                }
+                length = builder.finish(&output) ?? 0
+            }
+        }
+        return Array(bytes[..<length])
+    }
+
+    private func forwarder() -> NameForwarder {
+        var forwarder = NameForwarder(seed: 1)
+        forwarder.setServers(Self.servers)
+        return forwarder
+    }
+
+    private func asked(_ actions: [NameAction]) -> [(
+        id: ExchangeID, server: IPAddress, message: [UInt8], overTCP: Bool
+    )] {
+        actions.compactMap {
+            if case .ask(let id, let server, let message, let overTCP) = $0 {
+                (id, server, message, overTCP)
+            } else {
+                nil
+            }
+        }
+    }
+
+    private func answers(_ actions: [NameAction]) -> [[UInt8]] {
+        actions.compactMap { if case .answer(_, let message) = $0 { message } else { nil } }
+    }
+
+    @Test func anAnswerIsKept() throws {
+        var names = forwarder()
+        let second: UInt64 = 1_000_000_000
+        let first = try #require(asked(names.ask(query("www.example.com"), from: Self.client, now: 0)).first)
+        #expect(first.server == Self.servers[0] && !first.overTCP)
+        let done = names.receive(Self.answer(first.message), for: first.id, now: second)
+        let message = try #require(answers(done).first)
+        #expect(read(message)?.data == ["203.0.113.0"] && message[0] == 0x12 && message[1] == 0x34)
+        #expect(done.contains(.end(first.id)) && names.pendingCount == 0)
+        // From memory, with the time that is left, until there is none.
+        let again = answers(names.ask(query("WWW.example.com", identifier: 7), from: Self.client, now: 31 * second))
+        #expect(read(try #require(again.first))?.times == [30])
+        #expect(names.hits == 1)
+        #expect(!asked(names.ask(query("www.example.com"), from: Self.client, now: 62 * second)).isEmpty)
+    }
+
+    @Test func nothingIsKeptToo() throws {
+        var names = forwarder()
+        let first = try #require(asked(names.ask(query("no.example.com"), from: Self.client, now: 0)).first)
+        _ = names.receive(Self.answer(first.message, addresses: 0, code: 3, negative: 20), for: first.id, now: 0)
+        let again = answers(names.ask(query("no.example.com"), from: Self.client, now: 5_000_000_000))
+        #expect(read(try #require(again.first))?.code == 3)
+        #expect(!asked(names.ask(query("no.example.com"), from: Self.client, now: 21_000_000_000)).isEmpty)
+    }
+
+    @Test func theNextServerIsAskedSoon() throws {
+        var names = forwarder()
+        let first = try #require(asked(names.ask(query("x.example"), from: Self.client, now: 0)).first)
+        let deadline = try #require(names.deadline)
+        #expect(deadline <= 400_000_000)
+        let second = try #require(asked(names.advance(now: deadline)).first)
+        #expect(second.server == Self.servers[1] && second.id != first.id)
+        // Whoever answers first wins; the other one is given up.
+        let done = names.receive(Self.answer(second.message), for: second.id, now: deadline + 1)
+        #expect(done.contains(.end(first.id)) && answers(done).count == 1)
+        #expect(names.receive(Self.answer(first.message), for: first.id, now: deadline + 2).isEmpty)
+        // Refusals and failures move on at once, and are answered when nobody is left.
+        let third = try #require(asked(names.ask(query("y.example"), from: Self.client, now: 0)).first)
+        let moved = names.receive(Self.answer(third.message, addresses: 0, code: 2), for: third.id, now: 1)
+        let fourth = try #require(asked(moved).first)
+        let end = names.fail(fourth.id, now: 2)
+        #expect(read(try #require(answers(end).first))?.code == 2)
+    }
+
+    @Test func silenceIsAnsweredInTheEnd() throws {
+        var names = forwarder()
+        _ = names.ask(query("x.example"), from: Self.client, now: 0)
+        var found: [[UInt8]] = []
+        var attempts = 1
+        while let deadline = names.deadline {
+            let actions = names.advance(now: deadline)
+            attempts += asked(actions).count
+            found += answers(actions)
+        }
+        #expect(read(try #require(found.first))?.code == DNSCode.serverFailure && found.count == 1 && attempts == 6)
+    }
+
+    @Test func truncatedAnswersAreHadOverTCP() throws {
+        var names = forwarder()
+        let first = try #require(asked(names.ask(query("big.example"), from: Self.client, now: 0)).first)
+        let retry = names.receive(Self.answer(first.message, addresses: 0, truncated: true), for: first.id, now: 1)
+        let second = try #require(asked(retry).first)
+        #expect(second.overTCP && second.server == first.server)
+        let done = answers(names.receive(Self.answer(second.message, addresses: 100), for: second.id, now: 2))
+        // A datagram takes 512 bytes: the client hears that there is more.
+        let message = try #require(done.first)
+        #expect(read(message)?.isTruncated == true && message.count < 512)
+        let stream = NameClient(endpoint: EndpointID(1), way: .stream(3))
+        let whole = try #require(answers(names.ask(query("big.example"), from: stream, now: 3)).first)
+        #expect(read(whole)?.data.count == 100)
+    }
+
+    @Test func forgeriesAreNotTaken() throws {
+        var names = forwarder()
+        let first = try #require(asked(names.ask(query("x.example"), from: Self.client, now: 0)).first)
+        var wrong = Self.answer(first.message)
+        wrong[0] ^= 1
+        #expect(names.receive(wrong, for: first.id, now: 1).isEmpty)
+        let other = Self.answer(
+            query("y.example", identifier: UInt16(first.message[0]) << 8 | UInt16(first.message[1])))
+        #expect(names.receive(other, for: first.id, now: 1).isEmpty)
+        #expect(names.receive([1, 2], for: first.id, now: 1).isEmpty)
+        #expect(names.pendingCount == 1)
+    }
+
+    @Test func equalQuestionsAreAskedOnce() throws {
+        var names = forwarder()
+        let first = try #require(asked(names.ask(query("x.example"), from: Self.client, now: 0)).first)
+        for _ in 0..<10 { #expect(names.ask(query("x.example"), from: Self.client, now: 1).isEmpty) }
+        #expect(answers(names.receive(Self.answer(first.message), for: first.id, now: 2)).count == 11)
+    }
+
+    @Test func floodsAreBounded() {
+        var names = forwarder()
+        var refused = 0
+        for index in 0..<5000 {
+            refused += answers(names.ask(query("n\(index).example"), from: Self.client, now: 0)).count
+        }
+        #expect(names.pendingCount == NameForwarder.pendingLimitOfOne)
+        #expect(refused == 5000 - NameForwarder.pendingLimitOfOne)
+        // Another machine is still served.
+        let other = NameClient(endpoint: EndpointID(2), way: .datagram(isIPv6: true, port: 1))
+        #expect(asked(names.ask(query("other.example"), from: other, now: 0)).count == 1)
+    }
+
+    @Test func memoryIsBounded() throws {
+        var cache = NameCache()
+        for index in 0..<20_000 {
+            let asked = query("n\(index).example")
+            let key = NameCache.Key(question: DNSQuestion(name: name("n\(index).example"), type: 1), options: 0)
+            cache.store(Self.answer(asked, addresses: 20), for: key, now: UInt64(index))
+            #expect(cache.bytes <= NameCache.byteLimit && cache.count <= NameCache.entryLimit)
+        }
+        #expect(cache.count > NameCache.entryLimit / 2)
+    }
+
+    @Test func resolverConfiguration() {
+        let text =
+            "# nameserver 1.1.1.1\nsearch x\nnameserver 192.0.2.1\nnameserver\t2001:db8::1\nnameserver fe80::1%eth0\nnameserver bad\nnameserver 192.0.2.1\n"
+        #expect(
+            ResolverConfiguration(Array(text.utf8)).servers == [.v4(v4("192.0.2.1")), .v6(v6("2001:db8::1"))])
+        #expect(ResolverConfiguration([]).servers == [.v4(.loopback)])
+    }
+}
