@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import FabricAPI
+package import Packet
+
+/// What a machine may reach through the gateway. A value: it is replaced whole.
+///
+/// Some addresses are never reached, whatever the rules say: the host's loopback, its own addresses (unless
+/// `reachesHost`), link-local addresses and with them the metadata service of clouds, multicast, broadcast, and
+/// addresses that hide an IPv4 address in an IPv6 one.
+package struct EgressPolicy: Equatable, Sendable {
+    /// The first that fits decides. Where one of them allows, what fits none is denied, else it is allowed.
+    package var rules: [EgressRule] = []
+    /// What would be refused is let through and counted.
+    package var auditsOnly = false
+    /// The special addresses that stand for the host's loopback; nil where the user has not allowed that.
+    package var hostLoopbackIPv4: IPv4Address?
+    package var hostLoopbackIPv6: IPv6Address?
+    /// The host's own addresses may be reached as others.
+    package var reachesHost = false
+    /// The names that addresses were given for, until a time in microseconds.
+    private var pins: [IPv6Address: [Pin]] = [:]
+
+    private var fullUntil: UInt64 = 0
+
+    private struct Pin: Equatable, Sendable {
+        var name: String
+        var until: UInt64
+    }
+
+    /// How many addresses names may stand for at a time, and how many names one of them may have.
+    package static let pinLimit = 4096
+    private static let namesOfOne = 8
+
+    /// Where machines find the host's loopback, if they may: in the range for benchmarks (RFC 2544), which nobody routes,
+    /// and in a unique local prefix of Martlet's own.
+    package static let hostLoopback = (
+        ipv4: IPv4Address(198, 19, 255, 254),
+        ipv6: IPv6Address(high: 0xFD6D_6172_746C_6574, low: 1)
+    )
+
+    package init() {}
+
+    /// A machine was told that a name has this address, for as long as the answer said. Whoever answers the machine's
+    /// questions calls it, before the machine has the answer; names that no rule fits need not be told of.
+    /// - Parameter name: in small letters, without a dot at the end.
+    /// - Returns: false when there are too many.
+    package mutating func pin(_ address: IPv6Address, name: String, until: UInt64, now: UInt64) -> Bool {
+        if pins.count >= Self.pinLimit, pins[address] == nil {
+            // Looking through all of them is worth it only once one of them has run out.
+            guard now >= fullUntil else { return false }
+            pins = pins.filter { $0.value.contains { $0.until > now } }
+            guard pins.count < Self.pinLimit else {
+                fullUntil = pins.values.reduce(.max) { min($0, $1.reduce(0) { max($0, $1.until) }) }
+                return false
+            }
+        }
+        var names = (pins[address] ?? []).filter { $0.until > now && $0.name != name }
+        if names.count >= Self.namesOfOne { names.removeFirst() }
+        names.append(Pin(name: name, until: until))
+        pins[address] = names
+        return true
+    }
+
+    /// Whether a rule is about this name: then its addresses are to be pinned.
+    package func concerns(_ name: String) -> Bool {
+        rules.contains {
+            if case .name(let pattern) = $0.target { EgressPolicy.fits(name, pattern) } else { false }
+        }
+    }
+
+    private static func fits(_ name: String, _ pattern: String) -> Bool {
+        pattern.hasPrefix("*.") ? name.hasSuffix(pattern.dropFirst(1)) : name == pattern
+    }
+
+    private func fits(_ rule: EgressRule, _ address: IPv6Address, _ port: UInt16, _ number: UInt8, _ now: UInt64)
+        -> Bool
+    {
+        // A rule for a port is not about what has none.
+        if let wanted = rule.port, number != IPProtocol.tcp && number != IPProtocol.udp || wanted != port {
+            return false
+        }
+        switch rule.target {
+        case .everything: return true
+        case .v4(let prefix): return address.mappedIPv4.map { prefix.contains($0) } ?? false
+        case .v6(let prefix): return address.mappedIPv4 == nil && prefix.contains(address)
+        case .name(let pattern):
+            return pins[address]?.contains { $0.until > now && EgressPolicy.fits($0.name, pattern) } ?? false
+        }
+    }
+
+    /// What the rules say.
+    func allows(_ address: IPv6Address, _ port: UInt16, _ number: UInt8, now: UInt64) -> Bool {
+        for rule in rules where fits(rule, address, port, number, now) { return rule.allows }
+        return !rules.contains { $0.allows }
+    }
+
+    /// Where the host is to connect to for an address that a machine asks for.
+    enum Verdict: Equatable {
+        case reach(IPv6Address)
+        case refuse
+    }
+
+    func decide(
+        _ address: IPv6Address, _ port: UInt16, _ number: UInt8, hostAddresses: Set<IPv6Address>, now: UInt64
+    ) -> Verdict {
+        if let ipv4 = address.mappedIPv4, ipv4 == hostLoopbackIPv4 {
+            return .reach(IPv6Address(mapping: IPv4Address(0x7F00_0001)))
+        }
+        if address.mappedIPv4 == nil, address == hostLoopbackIPv6 { return .reach(.loopback) }
+        if EgressPolicy.isForbidden(address) { return .refuse }
+        if !reachesHost && hostAddresses.contains(address) { return .refuse }
+        return .reach(address)
+    }
+
+    /// Addresses that mean this host, this link, many stations, or nobody.
+    static func isForbidden(_ address: IPv6Address) -> Bool {
+        if let ipv4 = address.mappedIPv4 {
+            let value = ipv4.value
+            return value >> 24 == 0 || value >> 24 == 127 || value >> 16 == 0xA9FE || value >> 28 >= 0xE
+        }
+        // ::/8 holds loopback, the unspecified address and the IPv4-in-IPv6 forms; 64:ff9b::/96 and 2002::/16 lead to
+        // IPv4 addresses that were not looked at.
+        return address.high >> 56 == 0 && !(address.high >> 32 == 0x0064_FF9B) || address.isMulticast
+            || address.isLinkLocal || hidesForbidden(address)
+    }
+
+    private static func hidesForbidden(_ address: IPv6Address) -> Bool {
+        let hidden: UInt64
+        if address.high >> 48 == 0x2002 {
+            hidden = address.high >> 16 & 0xFFFF_FFFF
+        } else if address.high >> 32 == 0x0064_FF9B {
+            hidden = address.low & 0xFFFF_FFFF
+        } else {
+            return false
+        }
+        return isForbidden(IPv6Address(mapping: IPv4Address(UInt32(truncatingIfNeeded: hidden))))
+    }
+}

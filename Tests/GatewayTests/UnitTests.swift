@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Fabric
+import FabricAPI
+import Glibc
+import Packet
+import Platform
+import TestSupport
+import Testing
+
+@testable import Gateway
+
+private func address(_ text: String) -> IPv6Address {
+    IPv4Address(text).map { IPv6Address(mapping: $0) } ?? IPv6Address(text) ?? .any
+}
+
+@Suite struct Policy {
+    private func policy(_ rules: String...) throws -> EgressPolicy {
+        var policy = EgressPolicy()
+        policy.rules = try rules.map { try EgressRule(parsing: $0) }
+        return policy
+    }
+
+    @Test func theFirstRuleThatFitsDecides() throws {
+        let policy = try policy("deny=10.0.0.0/8:22", "allow=10.0.0.0/8", "allow=2001:db8::/32", "deny=all")
+        #expect(policy.allows(address("10.1.2.3"), 80, IPProtocol.tcp, now: 0))
+        #expect(!policy.allows(address("10.1.2.3"), 22, IPProtocol.tcp, now: 0))
+        #expect(!policy.allows(address("11.1.2.3"), 80, IPProtocol.udp, now: 0))
+        #expect(policy.allows(address("2001:db8::1"), 0, IPProtocol.icmpv6, now: 0))
+        #expect(policy.allows(address("10.1.2.3"), 0, IPProtocol.icmp, now: 0))
+    }
+
+    @Test func whatFitsNoneIsDeniedWhereOneAllows() throws {
+        #expect(!(try policy("allow=10.0.0.0/8").allows(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0)))
+        #expect(try policy("deny=10.0.0.0/8").allows(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0))
+        #expect(try policy().allows(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0))
+    }
+
+    @Test func namesHoldForAsLongAsTheySay() throws {
+        var policy = try policy("name=*.example.org:443", "allow=example.net")
+        #expect(policy.concerns("a.example.org") && !policy.concerns("example.org") && policy.concerns("example.net"))
+        #expect(!policy.concerns("aexample.org"))
+        let one = address("203.0.113.1")
+        var isPinned = policy.pin(one, name: "a.example.org", until: 100, now: 0)
+        #expect(isPinned)
+        #expect(policy.allows(one, 443, IPProtocol.tcp, now: 99) && !policy.allows(one, 443, IPProtocol.tcp, now: 100))
+        #expect(!policy.allows(one, 80, IPProtocol.tcp, now: 99))
+        isPinned = policy.pin(one, name: "example.net", until: 200, now: 0)
+        #expect(isPinned)
+        #expect(policy.allows(one, 80, IPProtocol.tcp, now: 150))
+        for index in 0..<20_000 as Range<UInt32> {
+            _ = policy.pin(IPv6Address(mapping: IPv4Address(index)), name: "example.net", until: 100, now: 0)
+        }
+        isPinned = policy.pin(address("2001:db8::5"), name: "example.net", until: 200, now: 50)
+        #expect(!isPinned)
+        isPinned = policy.pin(address("2001:db8::5"), name: "example.net", until: 200, now: 150)
+        #expect(isPinned)
+    }
+
+    @Test(arguments: [
+        "127.0.0.1", "127.255.255.255", "0.0.0.0", "169.254.169.254", "169.254.0.1", "224.0.0.1", "255.255.255.255",
+        "::", "::1", "::ffff:127.0.0.1", "fe80::1", "ff02::1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::", "2002:a9fe:a9fe::1", "::7f00:1",
+    ]) func someAddressesAreNobodys(text: String) {
+        var policy = EgressPolicy()
+        policy.reachesHost = true
+        #expect(policy.decide(address(text), 80, IPProtocol.tcp, hostAddresses: [], now: 0) == .refuse)
+    }
+
+    @Test func theHostIsReachedAtItsSpecialAddressOnly() {
+        var policy = EgressPolicy()
+        let own = address("192.0.2.1")
+        func decide(_ text: String) -> EgressPolicy.Verdict {
+            policy.decide(address(text), 80, IPProtocol.tcp, hostAddresses: [own], now: 0)
+        }
+        #expect(decide("192.0.2.1") == .refuse && decide("192.0.2.2") == .reach(address("192.0.2.2")))
+        #expect(decide("198.19.255.254") == .reach(address("198.19.255.254")))
+        policy.hostLoopbackIPv4 = EgressPolicy.hostLoopback.ipv4
+        policy.hostLoopbackIPv6 = EgressPolicy.hostLoopback.ipv6
+        #expect(decide("198.19.255.254") == .reach(address("127.0.0.1")))
+        #expect(decide("fd6d:6172:746c:6574::1") == .reach(.loopback))
+        #expect(decide("192.0.2.1") == .refuse && decide("127.0.0.1") == .refuse)
+    }
+}
+
+@Suite struct Timers {
+    @Test(arguments: 0..<20 as Range<UInt64>) func runOutInTimeAndNotBefore(seed: UInt64) {
+        var random = SeededGenerator(seed)
+        var now = random.next() % 1_000_000_000_000
+        var wheel = TimerWheel(now: now)
+        var due: [UInt32: UInt64] = [:]
+        for _ in 0..<3000 {
+            let slot = UInt32(random.next() % 200)
+            switch random.next() % 8 {
+            case 0:
+                wheel.set(slot, .max)
+                due[slot] = nil
+            case 1...5:
+                // Up to days ahead; some in the past.
+                let time = now &+ random.next() % (1 << (random.next() % 40)) &- 1000
+                wheel.set(slot, time)
+                due[slot] = time
+            default:
+                now += random.next() % (1 << (random.next() % 36))
+                while let slot = wheel.popExpired(now: now) {
+                    let time = due.removeValue(forKey: slot)
+                    #expect(time != nil && time ?? .max <= now)
+                }
+                // A bucket is a little more than a millisecond.
+                for time in due.values { #expect(time + 2048 > now) }
+                if let next = due.values.min() {
+                    #expect(wheel.deadline <= next + 2048)
+                } else {
+                    #expect(wheel.deadline == .max)
+                }
+            }
+        }
+    }
+}
+
+/// A link that keeps what it is given.
+private final class FakeLink: InsideLink {
+    var packets: [(InsidePacket, [UInt8])] = []
+    var room = Int.max
+
+    func capabilities(of endpoint: EndpointID) -> LinkCapabilities { LinkCapabilities() }
+    func hasRoom(for endpoint: EndpointID) -> Bool { packets.count < room }
+    func send(
+        _ packet: InsidePacket, head: UnsafeRawBufferPointer, payload first: UnsafeRawBufferPointer,
+        _ second: UnsafeRawBufferPointer
+    ) { packets.append((packet, Array(head) + first + second)) }
+    func flush() {}
+}
+
+@Suite struct GatewayAlone {
+    private let machine = EndpointID(7)
+
+    private func gateway(_ link: FakeLink) throws -> Gateway {
+        let gateway = try Gateway(link: link, now: 1_000_000)
+        var settings = InsideMachine(
+            endpoint: machine, gatewayIPv4: IPv4Address(10, 0, 0, 1), gatewayIPv6: IPv6Address("fd00::1"))
+        settings.ipv4 = IPv4Address(10, 0, 0, 2)
+        settings.ipv6 = IPv6Address("fd00::2")
+        // Nothing leaves this host: its loopback is all that may be reached.
+        settings.policy.rules = try [
+            EgressRule(parsing: "allow=198.19.255.254/32"), EgressRule(parsing: "allow=fd6d:6172:746c:6574::1/128"),
+        ]
+        settings.policy.hostLoopbackIPv4 = EgressPolicy.hostLoopback.ipv4
+        settings.policy.hostLoopbackIPv6 = EgressPolicy.hostLoopback.ipv6
+        settings.quotas.datagramFlows = 16
+        settings.quotas.connections = 64
+        settings.quotas.connecting = 8
+        gateway.set(settings, now: 1_000_000)
+        return gateway
+    }
+
+    @Test func aTakenPortIsSaidToBe() throws {
+        let link = FakeLink()
+        let gateway = try gateway(link)
+        let first = try gateway.publish([try PublishedPorts(parsing: "127.0.0.1:0:80")], for: machine)
+        let port = try #require(first.first).hostPort
+        #expect(port > 0)
+        #expect(throws: PublishProblem.taken("127.0.0.1:\(port)", .tcp)) {
+            try gateway.publish([try PublishedPorts(parsing: "127.0.0.1:\(port):81")], for: machine)
+        }
+        // The same port of another address of the loopback is another port.
+        _ = try gateway.publish([try PublishedPorts(parsing: "127.0.0.2:\(port):80")], for: machine)
+        #expect(throws: PublishProblem.noSuchAddress("192.0.2.77")) {
+            try gateway.publish([try PublishedPorts(parsing: "192.0.2.77:0:80")], for: machine)
+        }
+        gateway.remove(machine, now: 2_000_000)
+        #expect(throws: PublishProblem.unknownMachine) {
+            try gateway.publish([try PublishedPorts(parsing: "127.0.0.1:0:80")], for: machine)
+        }
+    }
+
+    @Test func errorsQuoteThePacket() throws {
+        let link = FakeLink()
+        let gateway = try gateway(link)
+        receive(gateway, packet(IPProtocol.tcp, to: IPv4Address(203, 0, 113, 1), Self.syn), IPProtocol.tcp)
+        let (packet, bytes) = try #require(link.packets.first)
+        #expect(packet.length == bytes.count - FrameLayout.packet && packet.length == 56)
+        let span = bytes.span
+        guard let view = IPv4View(span.bytes.dropping(FrameLayout.packet)), let message = ICMPView(view.payload) else {
+            Issue.record("no ICMP message came")
+            return
+        }
+        let isSound = view.checksumIsValid && message.checksumIsValid && view.protocolNumber == IPProtocol.icmp
+        #expect(isSound)
+        let (type, code) = (message.type, message.code)
+        #expect(type == ICMPType.unreachable && code == ICMPUnreachable.prohibited)
+        #expect(gateway.counters.refusedByPolicy == 1)
+    }
+
+    private static let syn: [UInt8] =
+        [0x9C, 0x40, 0, 80, 1, 2, 3, 4, 0, 0, 0, 0, 0x60, 0x02, 0xFF, 0xFF, 0, 0, 0, 0, 2, 4, 5, 0xB4]
+
+    private func packet(_ number: UInt8, to destination: IPv4Address, _ payload: [UInt8]) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: FrameLayout.packet + IPv4Header.length + payload.count)
+        var span = bytes.mutableSpan
+        var raw = span.mutableBytes
+        var header = VirtioNetHeader()
+        header.flags = VirtioNetHeader.needsChecksum
+        header.write(to: &raw, at: 0)
+        IPv4Header(
+            protocolNumber: number, source: IPv4Address(10, 0, 0, 2), destination: destination,
+            payloadLength: payload.count
+        ).write(to: &raw, at: FrameLayout.packet)
+        raw.put(payload, at: FrameLayout.packet + IPv4Header.length)
+        return bytes
+    }
+
+    private func receive(_ gateway: Gateway, _ record: [UInt8], _ number: UInt8, offset: Int = 20) {
+        record.withUnsafeBytes {
+            gateway.receive(
+                OutsidePacket(
+                    endpoint: machine, offset: FrameLayout.packet, isIPv6: false, protocolNumber: number,
+                    transportOffset: FrameLayout.packet + offset, isForGateway: false), record: $0, now: 1_000_000)
+        }
+        gateway.flush(now: 1_000_000)
+    }
+
+    /// Packets of all kinds, their transport's bytes changed at random: none traps, and what they get stays bounded.
+    @Test func fuzz() throws {
+        let link = FakeLink()
+        let gateway = try gateway(link)
+        var random = SeededGenerator(42)
+        let corpus: [(UInt8, [UInt8])] = [
+            (IPProtocol.tcp, Self.syn),
+            (IPProtocol.tcp, [0x9C, 0x40, 0, 80, 1, 2, 3, 5, 0, 0, 0, 1, 0x50, 0x18, 0xFF, 0xFF, 0, 0, 0, 0, 1, 2, 3]),
+            (IPProtocol.udp, [0x9C, 0x40, 0, 9, 0, 12, 0, 0, 1, 2, 3, 4]),
+            (IPProtocol.icmp, [8, 0, 0, 0, 1, 2, 3, 4, 5, 6]), (47, [1, 2, 3, 4, 5, 6, 7, 8]),
+        ]
+        var now: UInt64 = 1_000_000
+        for round in 0..<4000 {
+            var (number, payload) = corpus[Int(random.next() % UInt64(corpus.count))]
+            for _ in 0..<random.next() % 4 where !payload.isEmpty {
+                switch random.next() % 3 {
+                case 0: payload[Int(random.next() % UInt64(payload.count))] = UInt8(truncatingIfNeeded: random.next())
+                case 1: payload.removeLast(Int(random.next() % UInt64(payload.count)))
+                default: payload += random.bytes(Int(random.next() % 64))
+                }
+            }
+            if random.next() % 16 == 0 { number = UInt8(truncatingIfNeeded: random.next()) }
+            let record = packet(number, to: EgressPolicy.hostLoopback.ipv4, payload)
+            receive(gateway, record, number)
+            link.packets.removeAll()
+            if round % 16 == 0 {
+                now += 50_000
+                gateway.work(now: now)
+            }
+            let usage = try #require(gateway.usage(of: machine))
+            #expect(usage.datagramFlows <= 16 && usage.connections <= 64 && usage.connecting <= 9)
+        }
+        gateway.remove(machine, now: now)
+        #expect(gateway.usage(of: machine) == nil && gateway.counters.malformed > 0)
+    }
+}
