@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+package import Fabric
+package import FabricAPI
+internal import Gateway
+internal import Glibc
+internal import Packet
+package import Platform
+internal import Wire
+
+/// A network's process: it owns the sockets, the router decides.
+///
+/// Zone: one thread, one epoll instance; nothing here is shared.
+package final class FabricService {
+    package struct Configuration: Sendable {
+        package var definition: NetworkDefinition
+        /// Where `control`, `lock` and `ports/` are.
+        package var directory: String
+        package var resolverPath = "/etc/resolv.conf"
+        /// Where the host's servers listen.
+        package var resolverPort: UInt16 = 53
+        /// Another one has served this network and was killed: its machines come back with the addresses that they had,
+        /// and a new machine must not have got one of those meanwhile.
+        var followsAnother = false
+        /// How long it stays without endpoints.
+        package var idleTimeInSeconds: UInt64 = 10
+
+        package init(definition: NetworkDefinition, directory: String) {
+            self.definition = definition
+            self.directory = directory
+        }
+    }
+
+    let configuration: Configuration
+    let epoll: Epoll
+    let signals: SignalQueue
+    let control: Descriptor
+    private var events = EpollEvents(capacity: 64)
+    var state: NamespaceState
+    var router = Router()
+    var ports: [MachinePort?] = []
+    var clients: [ControlClient?] = []
+    var captures: [Capture?] = []
+    let names: NameService
+    /// Machines' connections to the name server, by numbers that are not used again soon.
+    var streams: [Int: NameStream] = [:]
+    var nextStream = 0
+    let received: FrameArena
+    /// Segments that are cut here.
+    let made: FrameArena
+    /// For replies of the router's own, and for what the gateway sends to a machine that takes no offloads.
+    let answer: FrameArena
+    /// Heads of the gateway's packets in the outbox.
+    let heads: FrameArena
+    var headCount = 0
+    let batch = RecordBatch()
+    let sending = RecordBatch()
+    /// Records of the batch at hand that have a way, in order.
+    var outbox: [Outgoing] = []
+    var madeCount = 0
+    /// Ports that are being served; captures look at frames only where there is one.
+    var isCapturing = false
+    var emptySince: UInt64?
+    var isEnding = false
+
+    /// Bytes in the outbox.
+    var unsentBytes = 0
+    let gateway: Gateway
+
+    /// A record, in up to three pieces.
+    @safe struct Outgoing {
+        let port: Int
+        let source: Int
+        let record: UnsafeRawBufferPointer
+        var second = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
+        var third = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
+
+        var count: Int { unsafe record.count + second.count + third.count }
+        /// In one piece.
+        var bytes: [UInt8] { unsafe Array(record) + second + third }
+    }
+
+    /// Takes over a control socket that listens.
+    package init(_ configuration: Configuration, control: consuming Descriptor) throws(FabricError) {
+        var state = NamespaceState(identity: randomBits())
+        try state.add(Network(configuration.definition))
+        if configuration.followsAnother, let subnet = configuration.definition.subnet {
+            // Far from where addresses begin, and somewhere else each time.
+            let size = UInt64(1) << UInt64(32 - subnet.length)
+            let place = IPv4Address(subnet.network.value + UInt32(size / 4 + randomBits() % (size / 2)))
+            state.beginAddresses(after: place, in: configuration.definition.name)
+        }
+        self.configuration = configuration
+        self.state = state
+        router.replace(state.table)
+        let link = GatewayLink()
+        do throws(SystemError) {
+            epoll = try Epoll()
+            signals = try SignalQueue([SIGTERM, SIGINT])
+            received = try FrameArena()
+            made = try FrameArena()
+            answer = try FrameArena()
+            heads = try FrameArena()
+            gateway = try Gateway(link: link, now: monotonicNanoseconds() / 1000)
+            names = try NameService(
+                resolverPath: configuration.resolverPath, port: configuration.resolverPort, seed: randomBits())
+            try epoll.add(signals.descriptor.raw, .readable, token: Token.signal.value)
+            try epoll.add(control.raw, .readable, token: Token.control.value)
+            if let watched = names.watchDescriptor {
+                try epoll.add(watched, .readable, token: Token.resolver.value)
+            }
+            try epoll.add(gateway.eventDescriptor, .readable, token: Token.gateway.value)
+        } catch {
+            throw .system(error)
+        }
+        self.control = control
+        link.service = self
+        gateway.serve(port: 53) { [unowned self] endpoint, socket in acceptStream(socket, from: endpoint) }
+    }
+
+    /// Serves until a signal comes or nobody has been there for a while.
+    package func run() throws(FabricError) {
+        do throws(SystemError) {
+            emptySince = monotonicNanoseconds()
+            while !isEnding {
+                let count = try epoll.wait(&events, timeoutInMilliseconds: timeout())
+                for index in 0..<count {
+                    let event = events[index]
+                    if let token = Token(event.token) { handle(token, event.readiness) }
+                }
+                tick()
+            }
+        } catch {
+            throw .system(error)
+        }
+        for index in ports.indices { removePort(index) }
+    }
+
+    private func handle(_ token: Token, _ readiness: Readiness) {
+        switch token {
+        case .signal: if signals.next() != nil { isEnding = true }
+        case .control: acceptClients()
+        case .resolver: names.reload()
+        case .gateway: gateway.work(now: microseconds())
+        case .client(let index): serve(client: index, readiness)
+        case .listener(let index): acceptMachine(index)
+        case .port(let index):
+            if readiness.contains(.writable) { drain(index) }
+            if !readiness.isDisjoint(with: [.readable, .hungUp, .failed]) { receive(from: index) }
+        case .exchange(let index): perform(names.receive(exchange: index, readiness, now: monotonicNanoseconds()))
+        case .stream(let number): serve(stream: number, readiness)
+        case .capture(let index): writeCapture(index)
+        }
+    }
+
+    private func timeout() -> Int32? {
+        var next: UInt64?
+        func consider(_ time: UInt64?) { if let time { next = min(next ?? time, time) } }
+        consider(names.deadline)
+        if gateway.deadline != .max { consider(gateway.deadline * 1000) }
+        consider(router.expire(now: monotonicNanoseconds()))
+        consider(emptySince.map { $0 + configuration.idleTimeInSeconds * 1_000_000_000 })
+        guard let next else { return nil }
+        let now = monotonicNanoseconds()
+        return next <= now ? 0 : Int32(clamping: (next - now + 999_999) / 1_000_000)
+    }
+
+    private func tick() {
+        let now = monotonicNanoseconds()
+        if let deadline = names.deadline, deadline <= now { perform(names.advance(now: now)) }
+        if gateway.deadline <= now / 1000 { gateway.work(now: now / 1000) }
+        if let emptySince, now >= emptySince + configuration.idleTimeInSeconds * 1_000_000_000 { isEnding = true }
+    }
+
+    /// The table has changed.
+    func tableChanged() {
+        router.replace(state.table)
+        emptySince = state.table.endpoints.isEmpty ? monotonicNanoseconds() : nil
+    }
+}
+
+/// Bits from the system's random source.
+func randomBits() -> UInt64 {
+    var random = SystemRandomNumberGenerator()
+    return random.next()
+}
+
+extension Network {
+    package init(_ definition: NetworkDefinition) {
+        self.init(
+            name: definition.name, subnet: definition.subnet, gateway: definition.gateway ?? .any,
+            prefix: definition.subnet6)
+        gateway6Choice = definition.gateway6
+        isInternal = definition.isInternal
+        mtu = Int(definition.mtu)
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import Fabric
+internal import FabricAPI
+internal import Glibc
+internal import Platform
+internal import Wire
+
+/// `martlet-fabric --definition FILE --directory DIRECTORY --ready-fd N` (Docs/FABRIC-CONTROL.md).
+package struct FabricStart: Sendable {
+    package var definition: String
+    package var directory: String
+    /// Closed when the fabric can be asked.
+    package var ready: Int32?
+
+    package enum Problem: Error, Equatable, Sendable, CustomStringConvertible {
+        case usage(String)
+        case definition(String, String)
+        case fabric(FabricError)
+
+        package var description: String {
+            switch self {
+            case .usage(let text):
+                "\(text)\nusage: martlet-fabric --definition FILE --directory DIRECTORY [--ready-fd N]"
+            case .definition(let path, let reason): "\(path): \(reason)"
+            case .fabric(let error): "\(error)"
+            }
+        }
+    }
+
+    package init(arguments: [String]) throws(Problem) {
+        var values: [String: String] = [:]
+        var rest = arguments[...]
+        while let name = rest.popFirst() {
+            guard ["--definition", "--directory", "--ready-fd"].contains(name) else {
+                throw .usage("there is no option \(name)")
+            }
+            guard let value = rest.popFirst() else { throw .usage("\(name) wants a value") }
+            values[name] = value
+        }
+        guard let definition = values["--definition"] else { throw .usage("--definition is missing") }
+        guard let directory = values["--directory"] else { throw .usage("--directory is missing") }
+        self.definition = definition
+        self.directory = directory
+        if let text = values["--ready-fd"] {
+            guard let number = Int32(text), number > 2 else { throw .usage("--ready-fd wants a descriptor above 2") }
+            ready = number
+        }
+    }
+
+    /// Serves the network until nobody needs it. Where another process does so already, comes back when that one can be
+    /// asked.
+    package func run() throws(Problem) {
+        ignoreBrokenPipes()
+        let definition = try read()
+        do throws(FabricError) {
+            try serve(definition)
+        } catch {
+            throw .fabric(error)
+        }
+    }
+
+    private func read() throws(Problem) -> NetworkDefinition {
+        do {
+            return try NetworkDefinition(JSON(parsing: try Files.read(definition, limit: 65_536)))
+        } catch {
+            throw .definition(definition, "\(error)")
+        }
+    }
+
+    /// The lock of the network's directory, and the control socket that listens.
+    private struct Claim: ~Copyable {
+        let lock: FileLock
+        let control: Descriptor
+        /// Machines' sockets that somebody left behind.
+        let leftovers: Int
+    }
+
+    /// Takes the network's directory; nil where another has it.
+    private func claim(_ path: String) throws(SystemError) -> Claim? {
+        try Files.makeDirectories("\(directory)/ports", permissions: 0o700)
+        guard let lock = try FileLock.attempt(at: "\(directory)/lock") else { return nil }
+        // What one has left that was killed.
+        let leftovers = try Files.list("\(directory)/ports")
+        for name in leftovers { Files.remove("\(directory)/ports/\(name)") }
+        let fresh = "\(path).new"
+        Files.remove(fresh)
+        let control = try UnixSocket.listen(at: fresh)
+        // Whoever finds the name finds somebody who listens.
+        try Files.rename(fresh, to: path)
+        return Claim(lock: lock, control: control, leftovers: leftovers.count)
+    }
+
+    private func serve(_ definition: NetworkDefinition) throws(FabricError) {
+        let path = "\(directory)/control"
+        let attempt: Claim?
+        do throws(SystemError) { attempt = try claim(path) } catch { throw .system(error) }
+        guard let claimed = attempt else {
+            do throws(SystemError) { return try waitForOther(path) } catch { throw .system(error) }
+        }
+        let leftovers = claimed.leftovers
+        let lock = claimed.lock
+        let control = claimed.control
+        var configuration = FabricService.Configuration(definition: definition, directory: directory)
+        configuration.followsAnother = leftovers > 0
+        raiseDescriptorLimit()
+        let service = try FabricService(configuration, control: control)
+        do throws(SystemError) {
+            let resolver = configuration.resolverPath
+            let real = (try? Files.resolve(resolver)) ?? resolver
+            _ = try Confinement.enter(
+                directory: directory,
+                readable: [splitPath(resolver).directory, splitPath(real).directory, "/dev/urandom"])
+        } catch {
+            throw .system(error)
+        }
+        closeReady()
+        defer { Files.remove(path) }
+        try service.run()
+        lock.end()
+    }
+
+    /// Waits until the process that holds the lock can be asked, or has ended.
+    private func waitForOther(_ path: String) throws(SystemError) {
+        let raw = inotify_init1(Int32(IN_CLOEXEC))
+        guard raw >= 0 else { throw SystemError("inotify_init1") }
+        let watch = Descriptor(owning: raw)
+        guard unsafe inotify_add_watch(watch.raw, directory, UInt32(IN_MOVED_TO)) >= 0 else {
+            throw SystemError("inotify_add_watch", directory)
+        }
+        while true {
+            if (try? UnixSocket.connect(to: path)) != nil { break }
+            // It may have ended before it listened; then there is nobody to wait for.
+            if let lock = try FileLock.attempt(at: "\(directory)/lock") {
+                lock.end()
+                break
+            }
+            var space = [UInt8](repeating: 0, count: 4096)
+            var poller = pollfd(fd: watch.raw, events: Int16(POLLIN), revents: 0)
+            if unsafe poll(&poller, 1, 1000) > 0 { _ = unsafe Glibc.read(watch.raw, &space, space.count) }
+        }
+        closeReady()
+    }
+
+    /// Each connection of a machine is a descriptor: as many as the host lets an ordinary user have.
+    private func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        _ = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+
+    private func closeReady() {
+        if let ready { Glibc.close(ready) }
+    }
+}

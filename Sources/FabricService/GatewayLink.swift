@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Fabric
+internal import FabricAPI
+internal import Gateway
+internal import Packet
+internal import Platform
+
+/// The gateway's way to the machines. What it sends is put into the service's outbox as a head, built anew, and a
+/// payload that stays where it is.
+final class GatewayLink: InsideLink {
+    /// Set before the gateway sends anything, and as long-lived.
+    unowned var service: FabricService?
+    /// Of what the gateway sends, this much may lie in the outbox, and this much may wait for a machine's socket, until
+    /// the gateway is asked to wait. Together they are less than a queue always has room for.
+    private static let unsentLimit = 512 << 10
+    private static let queueLimit = 256 << 10
+
+    func capabilities(of endpoint: EndpointID) -> LinkCapabilities {
+        guard let service, let port = service.router.port(of: endpoint) else { return LinkCapabilities() }
+        let offloads = service.router.offloads(of: port)
+        return LinkCapabilities(
+            mtu: service.router.mtu(of: endpoint), takesSegmentsV4: offloads.takesIPv4Segments,
+            takesSegmentsV6: offloads.takesIPv6Segments)
+    }
+
+    func hasRoom(for endpoint: EndpointID) -> Bool {
+        guard let service, let target = service.router.port(of: endpoint), let port = service.ports[target.index],
+            port.isConnected
+        else { return true }
+        if service.unsentBytes >= GatewayLink.unsentLimit { service.flushOutbox() }
+        return port.queue.bytes < GatewayLink.queueLimit
+    }
+
+    func send(
+        _ packet: InsidePacket, head: UnsafeRawBufferPointer, payload first: UnsafeRawBufferPointer,
+        _ second: UnsafeRawBufferPointer
+    ) {
+        unsafe service?.send(packet, head: head, first, second)
+    }
+
+    func flush() { service?.flushOutbox() }
+}
+
+extension FabricService {
+    /// Whom the gateway's frames are from, in queues.
+    static var gatewaySource: Int { Int.max }
+
+    /// A machine that has become an endpoint.
+    func addToGateway(_ endpoint: Endpoint, _ port: MachinePort) {
+        let network = state.table.networks[endpoint.network]
+        var machine = InsideMachine(
+            endpoint: endpoint.id, gatewayIPv4: network.subnet == nil ? nil : network.gateway,
+            gatewayIPv6: network.gateway6)
+        machine.ipv4 = endpoint.ipv4
+        machine.ipv6 = endpoint.ipv6
+        machine.policy.rules = port.egress
+        machine.policy.auditsOnly = port.isEgressAudited
+        if configuration.definition.allowsHostAccess {
+            machine.policy.hostLoopbackIPv4 = EgressPolicy.hostLoopback.ipv4
+            machine.policy.hostLoopbackIPv6 = EgressPolicy.hostLoopback.ipv6
+        }
+        gateway.set(machine, now: microseconds())
+    }
+
+    func microseconds() -> UInt64 { monotonicNanoseconds() / 1000 }
+
+    /// Puts a packet of the gateway's into the outbox. The payload is read until that is flushed.
+    func send(
+        _ packet: InsidePacket, head: UnsafeRawBufferPointer, _ first: UnsafeRawBufferPointer,
+        _ second: UnsafeRawBufferPointer
+    ) {
+        guard let target = router.port(of: packet.endpoint), let port = ports[target.index] else { return }
+        guard port.isConnected else { return router.countDrop(.receiverGone, at: target) }
+        let total = FrameLayout.packet + packet.length
+        guard head.count <= total, total <= FrameLayout.longest else { return }
+        if router.offloads(of: target).accept(packet.header) {
+            if headCount == FrameArena.slotCount { flushOutbox() }
+            let slot = unsafe heads.slot(headCount, count: head.count)
+            headCount += 1
+            unsafe slot.copyMemory(from: head)
+            var record = unsafe slot.mutableBytes
+            guard case .forward = router.deliver(packet, in: &record) else { return }
+            return add(
+                unsafe Outgoing(
+                    port: target.index, source: FabricService.gatewaySource,
+                    record: UnsafeRawBufferPointer(slot), second: first, third: second))
+        }
+        // The machine wants it done: its checksum, or cut into segments.
+        flushOutbox()
+        let slot = unsafe answer.slot(1, count: total)
+        unsafe slot.copyMemory(from: head)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: slot[head.count...]).copyMemory(from: first)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: slot[(head.count + first.count)...]).copyMemory(from: second)
+        var record = unsafe slot.mutableBytes
+        guard case .forward = router.deliver(packet, in: &record) else { return }
+        unsafe send(slot, to: target, from: target)
+        flushOutbox()
+    }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Fabric
+internal import FabricAPI
+internal import Platform
+
+/// One machine's network socket, and what waits for it.
+final class MachinePort {
+    let id: PortID
+    let endpoint: EndpointID
+    /// The machine's, as its attachment says.
+    let machine: String
+    let path: String
+    let listener: Descriptor
+    var connection: Descriptor?
+    var queue = EgressQueue<[UInt8]>(limitInBytes: MachinePort.queueLimitInBytes)
+    /// What was asked for outside of the network; kept for `inspect`.
+    var egress: [FabricAPI.EgressRule] = []
+    var isEgressAudited = false
+    var published: [PublishedPorts] = []
+
+    /// Of what waits for a machine that is slower than those who send to it.
+    static let queueLimitInBytes = 2 << 20
+    /// Of the socket itself, as far as the system allows.
+    static let socketBufferInBytes = 4 << 20
+
+    init(id: PortID, endpoint: EndpointID, machine: String, path: String, listener: consuming Descriptor) {
+        self.id = id
+        self.endpoint = endpoint
+        self.machine = machine
+        self.path = path
+        self.listener = listener
+    }
+
+    var isConnected: Bool { connection != nil }
+    var socket: Int32 { connection?.raw ?? -1 }
+}
+
+/// What an event of epoll is about.
+enum Token {
+    case signal, control, resolver, gateway
+    case client(Int)
+    case listener(Int)
+    case port(Int)
+    case exchange(Int)
+    case stream(Int)
+    case capture(Int)
+
+    var value: UInt64 {
+        switch self {
+        case .signal: 1 << 32
+        case .control: 2 << 32
+        case .resolver: 3 << 32
+        case .gateway: 4 << 32
+        case .client(let index): 5 << 32 | UInt64(index)
+        case .listener(let index): 6 << 32 | UInt64(index)
+        case .port(let index): 7 << 32 | UInt64(index)
+        case .exchange(let index): 8 << 32 | UInt64(index)
+        case .stream(let index): 9 << 32 | UInt64(index)
+        case .capture(let index): 10 << 32 | UInt64(index)
+        }
+    }
+
+    init?(_ value: UInt64) {
+        let index = Int(value & 0xFFFF_FFFF)
+        switch value >> 32 {
+        case 1: self = .signal
+        case 2: self = .control
+        case 3: self = .resolver
+        case 4: self = .gateway
+        case 5: self = .client(index)
+        case 6: self = .listener(index)
+        case 7: self = .port(index)
+        case 8: self = .exchange(index)
+        case 9: self = .stream(index)
+        case 10: self = .capture(index)
+        default: return nil
+        }
+    }
+}
