@@ -27,6 +27,7 @@ internal import Synchronization
     private let filledChunks: UnsafeMutablePointer<sem_t>
     private let sizes: UnsafeMutablePointer<(Tag, Int)>
     private let failed = Atomic<Bool>(false)
+    private let window = Atomic<Int>(0)
     private let failure = Mutex<DiskImageError?>(nil)
 
     // The feeder's own.
@@ -87,6 +88,8 @@ internal import Synchronization
         if let error = failure.withLock({ $0 }) { throw error }
     }
 
+    func willUse(windowInBytes: Int) { window.store(windowInBytes, ordering: .relaxed) }
+
     private func takeFreeChunk() {
         guard !holdsChunk else { return }
         unsafe Self.wait(freeChunks)
@@ -102,6 +105,9 @@ internal import Synchronization
     }
 
     // MARK: The worker
+
+    /// Bytes that the decompressor keeps to look back into.
+    var windowInBytes: Int { window.load(ordering: .relaxed) }
 
     /// Gives each chunk to `body` until the feeder ends; whether it ended regularly. After a failure of `body` the rest
     /// is taken and dropped, so that the feeder never waits for a worker that gave up.

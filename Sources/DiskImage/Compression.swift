@@ -33,6 +33,12 @@ protocol ByteSink: AnyObject {
     func space() throws(DiskImageError) -> UnsafeMutableRawBufferPointer
     /// Says that so many bytes at the start of `space()` are filled.
     func commit(_ count: Int) throws(DiskImageError)
+    /// Says how much memory the decompressor takes to look back into what it gave.
+    func willUse(windowInBytes: Int)
+}
+
+extension ByteSink {
+    func willUse(windowInBytes: Int) {}
 }
 
 /// Decompresses a stream that comes in pieces of any size.

@@ -6,6 +6,8 @@ package import Platform
 package enum DiskImageError: Error, Equatable, Sendable, CustomStringConvertible {
     /// The compressed stream is damaged. `offset` counts bytes of the compressed input.
     case compressedData(format: Compression, offset: UInt64, problem: String)
+    /// A zstd frame wants its decompressor to remember more than is granted.
+    case zstdWindow(wantedInBytes: UInt64, maximumInBytes: UInt64)
     /// The input ends too early. `offset` counts the bytes that came.
     case truncated(what: String, offset: UInt64)
     /// An archive says what no layer may say. `offset` counts bytes of the uncompressed archive; it is that of the
@@ -28,6 +30,11 @@ package enum DiskImageError: Error, Equatable, Sendable, CustomStringConvertible
         switch self {
         case .compressedData(let format, let offset, let problem):
             "the layer's \(format) data is damaged at compressed byte \(offset): \(problem); get the layer again"
+        case .zstdWindow(let wanted, let maximum):
+            """
+            the layer's zstd data needs a window of \(wanted >> 20) MiB, and at most \(maximum >> 20) MiB are granted; \
+            build it again without zstd's --long and --ultra, or with gzip
+            """
         case .truncated(let what, let offset):
             "the layer ends too early, after \(offset) bytes, within \(what); get the layer again"
         case .archive(let entry, let offset, let problem):
@@ -50,7 +57,7 @@ package enum DiskImageError: Error, Equatable, Sendable, CustomStringConvertible
 }
 
 /// What is wrong with an archive's entry.
-package enum ArchiveProblem: Equatable, Sendable, CustomStringConvertible {
+package enum ArchiveProblem: Error, Equatable, Sendable, CustomStringConvertible {
     /// The header's checksum does not match. At byte 0 the input is no tar archive at all.
     case badChecksum
     case badNumber(field: String)
@@ -136,14 +143,21 @@ package struct ConversionLimits: Equatable, Sendable {
     package var extendedHeaderInBytes = 1 << 20
     /// Bytes of all extended attributes of one file, names included.
     package var xattrsInBytes = 64 << 10
-    /// Bytes of names, link targets, attributes and block maps together, which are held in memory.
-    package var metadataInBytes = 256 << 20
+    /// Bytes of all metadata together (names, link targets, attributes, block maps, and the tables that find them).
+    package var metadataInBytes = 1 << 30
+    /// Bytes of metadata that are held in memory at a time; what is beyond lies in a temporary file.
+    package var memoryInBytes = 24 << 20
     /// Segments of one sparse file.
     package var sparseSegments = 262_144
     /// Bytes of the image that is written. EROFS itself ends at 16 TiB.
     package var imageInBytes: UInt64 = 4 << 40
 
     package init() {}
+
+    /// Bytes of metadata that are held in memory beside a decompressor's window.
+    func memory(besideWindow windowInBytes: Int) -> Int {
+        max(memoryInBytes / 4, memoryInBytes - max(0, windowInBytes - ZstdInflater.usualWindowInBytes))
+    }
 
     /// Those of a merge: several layers may each be at their own limit of entries.
     package static var ofMerge: ConversionLimits {

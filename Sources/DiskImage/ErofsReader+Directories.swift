@@ -167,24 +167,9 @@ extension ErofsReader {
     /// A file's extended attributes.
     func xattrs(_ inode: Inode) throws(DiskImageError) -> [ExtendedAttribute] {
         guard inode.xattrsInBytes > 0 else { return [] }
-        let damaged = DiskImageError.image(problem: "extended attributes are damaged", offset: inode.xattrsStart)
-        var rest = try source.bytes(at: inode.xattrsStart, count: inode.xattrsInBytes)
-        // Byte 4 counts shared attributes, which this module does not write.
-        guard rest[rest.startIndex + 4] == 0 else { throw damaged }
-        rest = rest.dropFirst(Erofs.xattrHeaderInBytes)
-        var attributes: [ExtendedAttribute] = []
-        while !rest.isEmpty {
-            guard rest.count >= 4 else { throw damaged }
-            let nameCount = Int(rest[rest.startIndex])
-            let number = rest[rest.startIndex + 1]
-            let valueCount = Int(rest.number16(2))
-            guard 4 + nameCount + valueCount <= rest.count,
-                let prefix = Erofs.xattrPrefixes.first(where: { $0.number == number })?.prefix
-            else { throw damaged }
-            let name = rest.dropFirst(4).prefix(nameCount)
-            let value = rest.dropFirst(4 + nameCount).prefix(valueCount)
-            attributes.append(ExtendedAttribute(name: prefix + name, value: Array(value)))
-            rest = rest.dropFirst((4 + nameCount + valueCount + 3) / 4 * 4)
+        let body = try source.bytes(at: inode.xattrsStart, count: inode.xattrsInBytes)
+        guard let attributes = ErofsXattrs.decode(body) else {
+            throw .image(problem: "extended attributes are damaged", offset: inode.xattrsStart)
         }
         return attributes
     }

@@ -105,8 +105,7 @@ package final class ErofsReader {
         }
         let isExtended = format & 1 != 0
         let head = isExtended ? Erofs.extendedInodeInBytes : Erofs.compactInodeInBytes
-        let units = Int(core.number16(2))
-        let xattrs = units == 0 ? 0 : Erofs.xattrHeaderInBytes + 4 * (units - 1)
+        let xattrs = ErofsXattrs.inBytes(units: core.number16(2))
         var inode = Inode(
             nid: number, mode: core.number16(4), linkCount: 0, uid: 0, gid: 0, sizeInBytes: 0, modifiedSeconds: 0,
             modifiedNanoseconds: 0, deviceMajor: 0, deviceMinor: 0, layout: layout, location: core.number32(16),

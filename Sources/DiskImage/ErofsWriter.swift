@@ -37,14 +37,14 @@ struct ErofsWriter {
         guard blocks < UInt64(UInt32.max) else {
             throw .limit(entry: "image", limit: .image, maximum: UInt64(UInt32.max) * UInt64(Erofs.blockInBytes))
         }
-        for index in metadata.order { try writeDataBlocks(index) }
+        for place in 0..<metadata.order.count { try writeDataBlocks(try metadata.order[place]) }
         try flush()
         flushed = 0
-        for index in metadata.order { try writeInode(index) }
+        for place in 0..<metadata.order.count { try writeInode(try metadata.order[place]) }
         try flush()
         try output.padToBlock()
         try output.finish()
-        try output.write(superblock(blocks: UInt32(blocks), uuid: uuid()), at: 0)
+        try output.write(try superblock(blocks: UInt32(blocks), uuid: uuid()), at: 0)
     }
 
     private mutating func flush() throws(DiskImageError) {
@@ -66,117 +66,123 @@ struct ErofsWriter {
     // MARK: Directories and link targets
 
     private mutating func writeDataBlocks(_ index: InodeIndex) throws(DiskImageError) {
-        let inode = metadata.tree[index]
+        let inode = try metadata.tree[index]
+        guard inode.isDirectory || inode.type == .symbolicLink else { return }
+        let inline = metadata.inlineInBytes(inode, links: try metadata.placement(index).links)
         if inode.isDirectory {
-            let inline = metadata.inlineInBytes(index)
-            guard metadata.size(index) > UInt64(inline) else { return }
-            var walk = DirectoryBlocks(metadata, index)
-            while let block = walk.next() {
+            guard inode.sizeInBytes > UInt64(inline) else { return }
+            var walk = try DirectoryBlocks(metadata, index)
+            while let block = try walk.next() {
                 if walk.isLast && inline > 0 { break }
-                appendDirents(block, walk, index)
+                try appendDirents(block, walk, index)
                 padToBlock()
                 try flushIfLarge()
             }
-        } else if inode.type == .symbolicLink && metadata.inlineInBytes(index) == 0 {
-            batch.append(contentsOf: metadata.tree.linkTarget(of: inode))
+        } else if inline == 0 {
+            batch.append(contentsOf: try metadata.tree.linkTarget(of: inode))
             padToBlock()
             try flushIfLarge()
         }
     }
 
-    private mutating func appendDirents(_ block: DirectoryBlocks.Block, _ walk: DirectoryBlocks, _ index: InodeIndex) {
+    private mutating func appendDirents(
+        _ block: DirectoryBlocks.Block, _ walk: DirectoryBlocks, _ index: InodeIndex
+    ) throws(DiskImageError) {
         var nameOffset = block.range.count * Erofs.direntInBytes
         for position in block.range {
+            let name = try walk.name(at: position)
             let target: InodeIndex
-            switch walk.name(at: position) {
+            switch name {
             case .itself: target = index
-            case .parent: target = metadata.parent(index)
-            case .child(let entry): target = metadata.tree.entries[entry].inode
+            case .parent: target = try metadata.tree[index].payload
+            case .child(let entry): target = entry.inode
             }
-            batch.appendLittleEndian(metadata.nid(target))
+            batch.appendLittleEndian(UInt64(try metadata.placement(target).slot))
             batch.appendLittleEndian(UInt16(truncatingIfNeeded: nameOffset))
-            batch.append(metadata.tree[target].type.map(Erofs.entryType) ?? 0)
+            batch.append(try metadata.tree[target].type.map(Erofs.entryType) ?? 0)
             batch.append(0)
-            nameOffset += walk.nameInBytes(at: position)
+            nameOffset += name.inBytes
         }
         for position in block.range {
-            switch walk.name(at: position) {
+            switch try walk.name(at: position) {
             case .itself: batch.append(0x2E)
             case .parent: batch.append(contentsOf: [0x2E, 0x2E])
-            case .child(let entry):
-                batch.append(contentsOf: metadata.tree.name(of: metadata.tree.entries[entry]))
+            case .child(let entry): try append(at: entry.namePlace, count: Int(entry.nameCount))
             }
         }
+    }
+
+    /// Appends bytes that the tree holds.
+    private mutating func append(at place: UInt32, count: Int) throws(DiskImageError) {
+        try unsafe metadata.tree.bytes.forEachPiece(at: place, count: count) { unsafe batch.append(contentsOf: $0) }
     }
 
     // MARK: Inodes
 
     private mutating func writeInode(_ index: InodeIndex) throws(DiskImageError) {
-        let position = metadata.position(index)
+        let placement = try metadata.placement(index)
+        let position = UInt64(placement.slot) * UInt64(Erofs.slotInBytes)
         let gap = Int(position - (flushed + UInt64(batch.count)))
         if gap > 0 { batch.append(contentsOf: repeatElement(0, count: gap)) }
-        let inode = metadata.tree[index]
-        let inline = metadata.inlineInBytes(index)
-        appendInode(index, layout: inode.isChunked ? .chunked : inline > 0 ? .inline : .plain)
-        batch.append(contentsOf: metadata.tree.xattrSets[Int(inode.xattrs)])
+        let inode = try metadata.tree[index]
+        let inline = metadata.inlineInBytes(inode, links: placement.links)
+        appendInode(inode, placement, inline: inline)
+        try append(at: inode.xattrsPlace, count: inode.xattrsInBytes)
         if inode.isChunked {
-            let start = Int(inode.payload)
-            for chunk in metadata.tree.chunkMap[start..<start + ErofsMetadata.chunkCount(inode)] {
+            for index in 0..<ErofsMetadata.chunkCount(inode) {
+                let chunk = try metadata.tree.chunkMap[Int(inode.payload) + index]
                 batch.appendLittleEndian(chunk == Erofs.hole ? chunk : chunk &+ layerBases[Int(inode.layer)])
                 try flushIfLarge()
             }
         } else if inline > 0 && inode.isDirectory {
-            var walk = DirectoryBlocks(metadata, index)
-            while let block = walk.next() {
-                if walk.isLast { appendDirents(block, walk, index) }
+            var walk = try DirectoryBlocks(metadata, index)
+            while let block = try walk.next() {
+                if walk.isLast { try appendDirents(block, walk, index) }
             }
         } else if inline > 0 {
-            batch.append(contentsOf: metadata.tree.linkTarget(of: inode))
+            try append(at: inode.payload, count: inline)
         }
         try flushIfLarge()
     }
 
-    private mutating func appendInode(_ index: InodeIndex, layout: Erofs.Layout) {
-        let inode = metadata.tree[index]
-        let isCompact = metadata.isCompact(index)
-        let xattrs = metadata.tree.xattrSets[Int(inode.xattrs)].count
-        let number = UInt32(truncatingIfNeeded: metadata.nid(index))
+    private mutating func appendInode(_ inode: ImageTree.Inode, _ placement: ErofsMetadata.Placement, inline: Int) {
+        let isCompact = metadata.isCompact(inode, links: placement.links)
+        let layout: Erofs.Layout = inode.isChunked ? .chunked : inline > 0 ? .inline : .plain
         batch.appendLittleEndian(layout.rawValue << 1 | (isCompact ? 0 : 1))
-        batch.appendLittleEndian(UInt16(xattrs == 0 ? 0 : (xattrs - Erofs.xattrHeaderInBytes) / 4 + 1))
+        batch.appendLittleEndian(inode.xattrUnits)
         batch.appendLittleEndian(inode.mode)
         if isCompact {
-            batch.appendLittleEndian(UInt16(truncatingIfNeeded: metadata.linkCount(index)))
-            batch.appendLittleEndian(UInt32(truncatingIfNeeded: metadata.size(index)))
+            batch.appendLittleEndian(UInt16(truncatingIfNeeded: placement.links))
+            batch.appendLittleEndian(UInt32(truncatingIfNeeded: inode.sizeInBytes))
             batch.appendLittleEndian(0 as UInt32)
-            batch.appendLittleEndian(location(index, inode))
-            batch.appendLittleEndian(number)
+            batch.appendLittleEndian(location(inode, placement, inline: inline))
+            batch.appendLittleEndian(placement.slot)
             batch.appendLittleEndian(UInt16(truncatingIfNeeded: inode.uid))
             batch.appendLittleEndian(UInt16(truncatingIfNeeded: inode.gid))
             batch.appendLittleEndian(0 as UInt32)
         } else {
             batch.appendLittleEndian(0 as UInt16)
-            batch.appendLittleEndian(metadata.size(index))
-            batch.appendLittleEndian(location(index, inode))
-            batch.appendLittleEndian(number)
+            batch.appendLittleEndian(inode.sizeInBytes)
+            batch.appendLittleEndian(location(inode, placement, inline: inline))
+            batch.appendLittleEndian(placement.slot)
             batch.appendLittleEndian(inode.uid)
             batch.appendLittleEndian(inode.gid)
             batch.appendLittleEndian(UInt64(bitPattern: inode.modified.seconds))
             batch.appendLittleEndian(inode.modified.nanoseconds)
-            batch.appendLittleEndian(metadata.linkCount(index))
+            batch.appendLittleEndian(placement.links)
             batch.appendLittleEndian(0 as UInt64)
             batch.appendLittleEndian(0 as UInt64)
         }
     }
 
     /// The inode's `i_u`.
-    private func location(_ index: InodeIndex, _ inode: ImageTree.Inode) -> UInt32 {
+    private func location(_ inode: ImageTree.Inode, _ placement: ErofsMetadata.Placement, inline: Int) -> UInt32 {
         switch inode.type {
         case .file:
             if inode.isChunked { return UInt32(inode.chunkBits) }
             return inode.sizeInBytes == 0 ? 0 : inode.payload &+ layerBases[Int(inode.layer)]
         case .directory, .symbolicLink:
-            return metadata.size(index) > UInt64(metadata.inlineInBytes(index))
-                ? dataStart &+ metadata.firstDataBlock(index) : 0
+            return inode.sizeInBytes > UInt64(inline) ? dataStart &+ placement.firstDataBlock : 0
         case .characterDevice, .blockDevice: return inode.payload
         case .fifo, .socket, nil: return 0
         }
@@ -184,7 +190,7 @@ struct ErofsWriter {
 
     // MARK: Superblock
 
-    private func superblock(blocks: UInt32, uuid: [UInt8]) -> [UInt8] {
+    private func superblock(blocks: UInt32, uuid: [UInt8]) throws(DiskImageError) -> [UInt8] {
         var block = [UInt8](repeating: 0, count: Erofs.superblockOffset)
         block.reserveCapacity(Erofs.blockInBytes)
         block.appendLittleEndian(Erofs.magic)
@@ -192,7 +198,7 @@ struct ErofsWriter {
         block.appendLittleEndian(Erofs.CompatibleFeature.superblockChecksum | Erofs.CompatibleFeature.modificationTime)
         block.append(Erofs.blockBits)
         block.append(0)  // extension slots
-        block.appendLittleEndian(UInt16(truncatingIfNeeded: metadata.nid(ImageTree.root)))
+        block.appendLittleEndian(UInt16(truncatingIfNeeded: try metadata.placement(ImageTree.root).slot))
         block.appendLittleEndian(UInt64(metadata.inodeCount))
         block.appendLittleEndian(UInt64(bitPattern: metadata.buildTime.seconds))
         block.appendLittleEndian(metadata.buildTime.nanoseconds)

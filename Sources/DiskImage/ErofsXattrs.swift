@@ -55,4 +55,36 @@ enum ErofsXattrs {
         }
         return body.count == Erofs.xattrHeaderInBytes ? [] : body
     }
+
+    /// The attributes that bytes after an inode stand for; nil where they are damaged, or share attributes, which this
+    /// module does not write.
+    static func decode(_ body: ArraySlice<UInt8>) -> [ExtendedAttribute]? {
+        if body.isEmpty { return [] }
+        guard body.count >= Erofs.xattrHeaderInBytes, body[body.startIndex + 4] == 0 else { return nil }
+        var rest = body.dropFirst(Erofs.xattrHeaderInBytes)
+        var attributes: [ExtendedAttribute] = []
+        while !rest.isEmpty {
+            guard rest.count >= 4 else { return nil }
+            let nameCount = Int(rest[rest.startIndex])
+            let number = rest[rest.startIndex + 1]
+            let valueCount = Int(rest.number16(2))
+            guard 4 + nameCount + valueCount <= rest.count,
+                let prefix = Erofs.xattrPrefixes.first(where: { $0.number == number })?.prefix
+            else { return nil }
+            let name = rest.dropFirst(4).prefix(nameCount)
+            let value = rest.dropFirst(4 + nameCount).prefix(valueCount)
+            attributes.append(ExtendedAttribute(name: prefix + name, value: Array(value)))
+            rest = rest.dropFirst((4 + nameCount + valueCount + 3) / 4 * 4)
+        }
+        return attributes
+    }
+
+    /// Bytes of attributes in the unit of `i_xattr_icount`.
+    static func units(inBytes count: Int) -> UInt16 {
+        count == 0 ? 0 : UInt16(truncatingIfNeeded: (count - Erofs.xattrHeaderInBytes) / 4 + 1)
+    }
+
+    static func inBytes(units: UInt16) -> Int {
+        units == 0 ? 0 : Erofs.xattrHeaderInBytes + 4 * (Int(units) - 1)
+    }
 }

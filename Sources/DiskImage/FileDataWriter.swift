@@ -21,7 +21,7 @@ struct FileDataWriter {
 
     /// Begins a file; fills in what its inode says of its data.
     mutating func begin(
-        _ inode: inout ImageTree.Inode, sparse map: SparseMap?, tree: inout ImageTree, output: BlockOutput,
+        _ inode: inout ImageTree.Inode, sparse map: SparseMap?, tree: ImageTree, output: BlockOutput,
         entry: @autoclosure () -> String
     ) throws(DiskImageError) {
         sparse = nil
@@ -47,14 +47,14 @@ struct FileDataWriter {
     }
 
     /// Takes bytes of the file: of a sparse one, of its segments. They are lent until the output is flushed.
-    mutating func write(_ bytes: Span<UInt8>, tree: inout ImageTree, output: BlockOutput) throws(DiskImageError) {
+    mutating func write(_ bytes: Span<UInt8>, tree: ImageTree, output: BlockOutput) throws(DiskImageError) {
         guard sparse != nil else {
             try output.append(bytes)
             return
         }
         var position = 0
         while position < bytes.count {
-            position += try writePiece(bytes.extracting(position...), tree: &tree, output: output)
+            position += try writePiece(bytes.extracting(position...), tree: tree, output: output)
         }
     }
 
@@ -85,7 +85,7 @@ struct FileDataWriter {
 
     /// Writes what belongs to one segment and one chunk; gives the number of bytes.
     private mutating func writePiece(
-        _ bytes: Span<UInt8>, tree: inout ImageTree, output: BlockOutput
+        _ bytes: Span<UInt8>, tree: ImageTree, output: BlockOutput
     ) throws(DiskImageError) -> Int {
         guard var file = sparse, file.segment < file.segments.count else { return bytes.count }
         let segment = file.segments[file.segment]
@@ -100,7 +100,7 @@ struct FileDataWriter {
             guard output.fits(file.chunkInBytes) else {
                 throw .limit(entry: "sparse file", limit: .image, maximum: tree.limits.imageInBytes)
             }
-            tree.chunkMap[file.map + Int(index)] = output.block
+            try tree.chunkMap.set(file.map + Int(index), to: output.block)
             file.chunk = (index, 0)
         }
         let count = Int(min(UInt64(bytes.count), segment.count - file.done, file.chunkInBytes - within))

@@ -13,220 +13,235 @@ enum FileType: UInt16 {
     static let mask: UInt16 = 0o170000
 }
 
-/// The files of one image while it is made: names and attributes, without data. About 130 bytes an entry.
+/// The files of one image while it is made: names and attributes, without data; about 100 bytes an entry and its name,
+/// in the pages of a pool.
 ///
 /// Inodes and entries are only ever added; an entry that is replaced points to another inode, one that is removed is
 /// marked dead, and what was below it is no longer reachable. A directory's inode exists before any entry in it, and has
 /// exactly one entry itself.
-struct ImageTree {
+final class ImageTree {
     typealias InodeIndex = UInt32
 
-    struct Inode {
+    struct Inode: BitwiseCopyable {
+        /// Bytes of a file or of a link's target; of a directory nothing.
+        var sizeInBytes: UInt64 = 0
+        var modified = Timestamp()
+        var uid: UInt32 = 0
+        var gid: UInt32 = 0
+        /// The first block of a file's data, the first index in `chunkMap`, where in `bytes` a link's target is,
+        /// a device number as EROFS encodes it, or of a directory the inode of the one above it.
+        var payload: UInt32 = 0
+        /// Where in `bytes` the encoded attributes are.
+        var xattrsPlace: UInt32 = 0
+        /// How many there are in the unit of `i_xattr_icount`; 0 for none.
+        var xattrUnits: UInt16 = 0
         /// Type and permissions.
         var mode: UInt16
-        /// Whether the data is found by a block map instead of one start block.
-        var isChunked = false
+        /// The layer that holds the data, where an image is made of several.
+        var layer: UInt16 = 0
         /// log2 of blocks a chunk.
         var chunkBits: UInt8 = 0
+        /// Whether the data is found by a block map instead of one start block.
+        var isChunked = false
         /// Of a directory that no entry described, but one below it implied.
         var isImplicit = false
         /// Of a directory that hides what lower layers have in it.
         var isOpaque = false
-        /// The layer that holds the data, where an image is made of several.
-        var layer: UInt16 = 0
-        var uid: UInt32 = 0
-        var gid: UInt32 = 0
-        var modified = Timestamp()
-        /// Bytes of a file or of a link's target; of a directory nothing.
-        var sizeInBytes: UInt64 = 0
-        /// The first block of a file's data, the first index in `chunkMap`, where in `bytes` a link's target is,
-        /// or a device number as EROFS encodes it.
-        var payload: UInt32 = 0
-        /// An index in `xattrSets`.
-        var xattrs: UInt32 = 0
+
+        init(mode: UInt16) { self.mode = mode }
 
         var type: FileType? { FileType(rawValue: mode & FileType.mask) }
         var isDirectory: Bool { mode & FileType.mask == FileType.directory.rawValue }
         /// As overlayfs marks a file of a lower layer as removed.
         var isWhiteout: Bool { mode & FileType.mask == FileType.characterDevice.rawValue && payload == 0 }
+        var xattrsInBytes: Int { ErofsXattrs.inBytes(units: xattrUnits) }
+
+        /// A directory of which only paths tell.
+        static var impliedDirectory: Inode {
+            var inode = Inode(mode: FileType.directory.rawValue | 0o755)
+            inode.isImplicit = true
+            return inode
+        }
     }
 
-    struct Entry {
+    struct Entry: BitwiseCopyable {
         var parent: InodeIndex
         var inode: InodeIndex
-        var nameStart: UInt32
+        var namePlace: UInt32
         var nameCount: UInt8
         var isDead = false
+
+        var name: (place: UInt32, count: Int) { (namePlace, Int(nameCount)) }
     }
 
     static let root: InodeIndex = 0
 
     let limits: ConversionLimits
-    private(set) var inodes: [Inode] = []
-    private(set) var entries: [Entry] = []
-    /// Names and link targets.
-    private(set) var bytes: [UInt8] = []
+    let pool: PagePool
+    let inodes: PagedArray<Inode>
+    let entries: PagedArray<Entry>
     /// Start blocks of the chunks of chunked files, one file after another.
-    var chunkMap: [UInt32] = []
-    /// Encoded extended attributes; the first set is empty.
-    private(set) var xattrSets: [[UInt8]] = [[]]
-    private var xattrIndices: [[UInt8]: UInt32] = [:]
-    private var xattrsInBytes = 0
+    let chunkMap: PagedArray<UInt32>
+    /// Names, link targets and encoded attributes.
+    let bytes: PagedBytes
+    /// Attributes that were stored, with their place: what many files have is kept once. Only some, and short ones.
+    private var knownXattrs: [[UInt8]: UInt32] = [:]
+    private static let maximumKnownXattrs = 512
+    private static let maximumKnownXattrsInBytes = 1024
 
-    /// Open addressing, linear probing: an entry's index plus one, or zero. Names are hashed with a seed of the process,
-    /// so that no layer can be made to collide; the order of nothing depends on it.
-    private var table: [UInt32]
+    /// Open addressing, linear probing: a slot has an entry's index plus one in its lower half, or is zero; and in its
+    /// upper half the name's hash. Names are hashed with a seed of the process, so that no layer can be made to collide;
+    /// the order of nothing depends on it.
+    private var table: PagedArray<UInt64>
 
-    init(limits: ConversionLimits) {
+    /// - Parameter output: the file that the image goes to.
+    init(limits: ConversionLimits, output: Int32) throws(DiskImageError) {
         self.limits = limits
-        table = [UInt32](repeating: 0, count: 1 << 10)
-        inodes.append(Inode(mode: FileType.directory.rawValue | 0o755, isImplicit: true))
+        pool = try PagePool(limits: limits, output: output)
+        inodes = PagedArray(pool)
+        entries = PagedArray(pool)
+        chunkMap = PagedArray(pool)
+        bytes = PagedBytes(pool)
+        table = try PagedArray(pool, zeros: 1 << 11)
+        try inodes.append(.impliedDirectory)
     }
 
     subscript(inode: InodeIndex) -> Inode {
-        get { inodes[Int(inode)] }
-        _modify { yield &inodes[Int(inode)] }
+        get throws(DiskImageError) { try inodes[Int(inode)] }
+    }
+
+    func update(_ inode: InodeIndex, _ change: (inout Inode) -> Void) throws(DiskImageError) {
+        try inodes.update(Int(inode), change)
     }
 
     // MARK: Names
 
-    /// The entry of this name in a directory, if there is one.
-    func entry(_ name: Span<UInt8>, in directory: InodeIndex) -> Int? {
-        guard let found = table.span[slot(name, directory)].existing else { return nil }
-        return entries[found].isDead ? nil : found
+    /// What a name in a directory means, if anything.
+    func child(_ name: Span<UInt8>, of directory: InodeIndex) throws(DiskImageError) -> InodeIndex? {
+        guard let found = try find(name, directory, Self.hash(name, directory)).entry else { return nil }
+        let entry = try entries[found]
+        return entry.isDead ? nil : entry.inode
     }
 
     /// Makes a name in a directory mean an inode, whatever it meant before.
-    mutating func link(_ name: Span<UInt8>, in directory: InodeIndex, to inode: InodeIndex) throws(DiskImageError) {
-        let slot = slot(name, directory)
-        if let found = table[slot].existing {
-            entries[found].inode = inode
-            entries[found].isDead = false
+    func link(_ name: Span<UInt8>, in directory: InodeIndex, to inode: InodeIndex) throws(DiskImageError) {
+        if try self[inode].isDirectory { try update(inode) { $0.payload = directory } }
+        let hash = Self.hash(name, directory)
+        let (slot, found) = try find(name, directory, hash)
+        if let found {
+            try entries.update(found) {
+                $0.inode = inode
+                $0.isDead = false
+            }
             return
         }
-        try reserve(name.count + MemoryLayout<Entry>.stride + 8)
-        let start = bytes.count
-        for index in name.indices { bytes.append(name[index]) }
-        entries.append(
+        try entries.append(
             Entry(
-                parent: directory, inode: inode, nameStart: UInt32(start),
+                parent: directory, inode: inode, namePlace: try bytes.append(name),
                 nameCount: UInt8(truncatingIfNeeded: name.count)))
-        table[slot] = UInt32(entries.count)
-        if entries.count * 2 > table.count { grow() }
+        try table.set(slot, to: UInt64(hash) << 32 | UInt64(entries.count))
+        if entries.count / 3 * 4 > table.count { try grow() }
     }
 
     /// Removes a name with all that is below it.
-    mutating func unlink(_ name: Span<UInt8>, in directory: InodeIndex) {
-        if let found = table[slot(name, directory)].existing { entries[found].isDead = true }
+    func unlink(_ name: Span<UInt8>, in directory: InodeIndex) throws(DiskImageError) {
+        guard let found = try find(name, directory, Self.hash(name, directory)).entry else { return }
+        try entries.update(found) { $0.isDead = true }
     }
 
     /// Removes all that is in a directory.
-    mutating func clear(_ directory: InodeIndex) {
-        for index in entries.indices where entries[index].parent == directory { entries[index].isDead = true }
+    func clear(_ directory: InodeIndex) throws(DiskImageError) {
+        for index in 0..<entries.count where try entries[index].parent == directory {
+            try entries.update(index) { $0.isDead = true }
+        }
     }
 
-    mutating func add(_ inode: Inode) throws(DiskImageError) -> InodeIndex {
-        try reserve(MemoryLayout<Inode>.stride)
-        inodes.append(inode)
+    // MARK: Inodes
+
+    func add(_ inode: Inode) throws(DiskImageError) -> InodeIndex {
+        try inodes.append(inode)
         return InodeIndex(inodes.count - 1)
     }
 
     /// Stores a link's target; the result is the inode's payload.
-    mutating func store(_ target: Span<UInt8>) throws(DiskImageError) -> UInt32 {
-        try reserve(target.count)
-        let start = bytes.count
-        for index in target.indices { bytes.append(target[index]) }
-        return UInt32(start)
+    func store(_ target: Span<UInt8>) throws(DiskImageError) -> UInt32 { try bytes.append(target) }
+
+    func linkTarget(of inode: Inode) throws(DiskImageError) -> [UInt8] {
+        try bytes.bytes(at: inode.payload, count: Int(inode.sizeInBytes))
     }
 
     /// Makes room for a file's block map, all holes; the result is the inode's payload.
-    mutating func storeChunkMap(count: Int) throws(DiskImageError) -> UInt32 {
-        try reserve(count * 4)
+    func storeChunkMap(count: Int) throws(DiskImageError) -> UInt32 {
         let start = chunkMap.count
-        chunkMap.append(contentsOf: repeatElement(Erofs.hole, count: count))
+        for _ in 0..<count { try chunkMap.append(Erofs.hole) }
         return UInt32(start)
     }
 
-    /// Stores encoded attributes; equal sets are kept once. The result is the inode's `xattrs`.
-    mutating func store(xattrs body: [UInt8]) throws(DiskImageError) -> UInt32 {
-        if body.isEmpty { return 0 }
-        if let index = xattrIndices[body] { return index }
-        try reserve(body.count + 128)
-        xattrsInBytes += body.count + 128
-        let index = UInt32(xattrSets.count)
-        xattrSets.append(body)
-        xattrIndices[body] = index
-        return index
+    /// Stores encoded attributes, and says in the inode where they are.
+    func store(xattrs body: [UInt8], of inode: inout Inode) throws(DiskImageError) {
+        inode.xattrUnits = ErofsXattrs.units(inBytes: body.count)
+        if body.isEmpty { return }
+        if let place = knownXattrs[body] {
+            inode.xattrsPlace = place
+            return
+        }
+        inode.xattrsPlace = try bytes.append(body.span)
+        if knownXattrs.count < Self.maximumKnownXattrs && body.count <= Self.maximumKnownXattrsInBytes {
+            knownXattrs[body] = inode.xattrsPlace
+        }
     }
 
-    func name(of entry: Entry) -> ArraySlice<UInt8> {
-        bytes[Int(entry.nameStart)..<Int(entry.nameStart) + Int(entry.nameCount)]
-    }
-
-    func linkTarget(of inode: Inode) -> ArraySlice<UInt8> {
-        bytes[Int(inode.payload)..<Int(inode.payload) + Int(inode.sizeInBytes)]
+    func xattrs(of inode: Inode) throws(DiskImageError) -> [UInt8] {
+        try bytes.bytes(at: inode.xattrsPlace, count: inode.xattrsInBytes)
     }
 
     /// Gives up what only growing needs.
-    mutating func seal() {
-        table = [0]
-        xattrIndices = [:]
-    }
-
-    /// Memory stays within its limit, and every index within 32 bits.
-    private func reserve(_ count: Int) throws(DiskImageError) {
-        let used =
-            bytes.count + chunkMap.count * 4 + xattrsInBytes + inodes.count * MemoryLayout<Inode>.stride
-            + entries.count * (MemoryLayout<Entry>.stride + 8)
-        guard count <= limits.metadataInBytes - used else {
-            throw .limit(entry: "image", limit: .metadata, maximum: UInt64(limits.metadataInBytes))
-        }
+    func seal() {
+        table.removeAll()
+        knownXattrs = [:]
     }
 
     // MARK: The table
 
-    /// Where the name is, or where it would go.
-    private func slot(_ name: Span<UInt8>, _ directory: InodeIndex) -> Int {
+    /// The entry of a name, whether dead or not, and its slot; or the slot where it would go.
+    private func find(
+        _ name: Span<UInt8>, _ directory: InodeIndex, _ hash: UInt32
+    ) throws(DiskImageError) -> (slot: Int, entry: Int?) {
         let mask = table.count - 1
-        let table = table.span
-        let entries = entries.span
-        var slot = Self.hash(name, directory) & mask
-        while let found = table[slot].existing {
-            let entry = entries[found]
-            if entry.parent == directory && equals(entry, name) { return slot }
+        var slot = Int(hash) & mask
+        while case let value = try table[slot], value != 0 {
+            if UInt32(truncatingIfNeeded: value >> 32) == hash {
+                let index = Int(UInt32(truncatingIfNeeded: value)) - 1
+                let entry = try entries[index]
+                if entry.parent == directory, Int(entry.nameCount) == name.count,
+                    try bytes.equals(at: entry.namePlace, name)
+                {
+                    return (slot, index)
+                }
+            }
             slot = (slot + 1) & mask
         }
-        return slot
+        return (slot, nil)
     }
 
-    private func equals(_ entry: Entry, _ name: Span<UInt8>) -> Bool {
-        guard Int(entry.nameCount) == name.count else { return false }
-        let bytes = bytes.span
-        for index in name.indices where bytes[Int(entry.nameStart) + index] != name[index] { return false }
-        return true
-    }
-
-    private static func hash(_ name: Span<UInt8>, _ directory: InodeIndex) -> Int {
+    private static func hash(_ name: Span<UInt8>, _ directory: InodeIndex) -> UInt32 {
         var hasher = Hasher()
         hasher.combine(directory)
         unsafe name.withUnsafeBytes { unsafe hasher.combine(bytes: $0) }
-        return hasher.finalize() & Int.max
+        return UInt32(truncatingIfNeeded: hasher.finalize())
     }
 
-    private mutating func grow() {
-        table = [UInt32](repeating: 0, count: table.count * 2)
-        let mask = table.count - 1
-        for (index, entry) in entries.enumerated() {
-            let start = Int(entry.nameStart)
-            var slot =
-                Self.hash(bytes.span.extracting(start..<start + Int(entry.nameCount)), entry.parent) & mask
-            while table[slot] != 0 { slot = (slot + 1) & mask }
-            table[slot] = UInt32(index + 1)
+    private func grow() throws(DiskImageError) {
+        let old = table
+        let new = try PagedArray<UInt64>(pool, zeros: old.count * 2)
+        let mask = new.count - 1
+        for index in 0..<old.count {
+            let value = try old[index]
+            guard value != 0 else { continue }
+            var slot = Int(value >> 32) & mask
+            while try new[slot] != 0 { slot = (slot + 1) & mask }
+            try new.set(slot, to: value)
         }
+        table = new
     }
-}
-
-extension UInt32 {
-    /// Of a slot of the table: the entry it holds.
-    fileprivate var existing: Int? { self == 0 ? nil : Int(self - 1) }
 }

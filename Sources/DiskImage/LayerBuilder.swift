@@ -2,15 +2,15 @@
 
 /// Makes a layer's tree and data from an archive's entries, in their order: a later entry replaces an earlier one.
 final class LayerBuilder: TarSink {
-    private(set) var tree: ImageTree
+    private let tree: ImageTree
     let output: BlockOutput
     private var data = FileDataWriter()
     private var isInFile = false
     /// The inode that all whiteouts share.
     private var whiteout: ImageTree.InodeIndex?
 
-    init(output: BlockOutput, limits: ConversionLimits) {
-        tree = ImageTree(limits: limits)
+    init(tree: ImageTree, output: BlockOutput) {
+        self.tree = tree
         self.output = output
     }
 
@@ -32,7 +32,7 @@ final class LayerBuilder: TarSink {
             var inode = try makeInode(entry, .file)
             inode.sizeInBytes = entry.sizeInBytes
             try data.begin(
-                &inode, sparse: entry.sparse, tree: &tree, output: output, entry: displayed(entry.path))
+                &inode, sparse: entry.sparse, tree: tree, output: output, entry: displayed(entry.path))
             try put(inode, last, in: parent)
             isInFile = true
         case .symbolicLink:
@@ -58,7 +58,7 @@ final class LayerBuilder: TarSink {
     }
 
     func data(_ bytes: Span<UInt8>) throws(DiskImageError) {
-        if isInFile { try data.write(bytes, tree: &tree, output: output) }
+        if isInFile { try data.write(bytes, tree: tree, output: output) }
     }
 
     func end() throws(DiskImageError) {
@@ -66,38 +66,33 @@ final class LayerBuilder: TarSink {
         isInFile = false
     }
 
-    /// The finished tree, with the marks of directories made attributes.
-    func finish() throws(DiskImageError) -> ImageTree {
-        for index in tree.inodes.indices where tree.inodes[index].isOpaque || tree.inodes[index].isImplicit {
-            let mark = tree.inodes[index].isOpaque ? ErofsXattrs.opaque : ErofsXattrs.implicit
-            var attributes = describedXattrs[ImageTree.InodeIndex(index)] ?? []
-            attributes.append(mark)
-            let body = try ErofsXattrs.encode(attributes, entry: "directory", limits: markLimits)
-            tree[ImageTree.InodeIndex(index)].xattrs = try tree.store(xattrs: body)
+    /// All entries have come: the marks of directories become attributes.
+    func finish() throws(DiskImageError) {
+        // The mark comes on top of what an entry may have.
+        var limits = tree.limits
+        limits.xattrsInBytes += 64
+        for index in 0..<tree.inodes.count {
+            var inode = try tree.inodes[index]
+            guard inode.isOpaque || inode.isImplicit else { continue }
+            var attributes = ErofsXattrs.decode(try tree.xattrs(of: inode)[...]) ?? []
+            attributes.append(inode.isOpaque ? ErofsXattrs.opaque : ErofsXattrs.implicit)
+            let body = try ErofsXattrs.encode(attributes, entry: "directory", limits: limits)
+            try tree.store(xattrs: body, of: &inode)
+            try tree.inodes.set(index, to: inode)
         }
-        let finished = tree
-        tree = ImageTree(limits: tree.limits)
-        return finished
     }
 
     // MARK: Inodes
 
-    /// Attributes of opaque directories, to which `finish` adds the mark.
-    private var describedXattrs: [ImageTree.InodeIndex: [ExtendedAttribute]] = [:]
-
-    /// The mark comes on top of what an entry may have.
-    private var markLimits: ConversionLimits {
-        var limits = tree.limits
-        limits.xattrsInBytes += 64
-        return limits
-    }
-
     private func makeInode(_ entry: TarEntry, _ type: FileType) throws(DiskImageError) -> ImageTree.Inode {
         let kept = entry.xattrs.filter { ErofsXattrs.isKept($0.name) }
         let body = try ErofsXattrs.encode(kept, entry: displayed(entry.path), limits: tree.limits)
-        return ImageTree.Inode(
-            mode: type.rawValue | entry.permissions, uid: entry.uid, gid: entry.gid, modified: entry.modified,
-            xattrs: try tree.store(xattrs: body))
+        var inode = ImageTree.Inode(mode: type.rawValue | entry.permissions)
+        inode.uid = entry.uid
+        inode.gid = entry.gid
+        inode.modified = entry.modified
+        try tree.store(xattrs: body, of: &inode)
+        return inode
     }
 
     private func put(
@@ -111,9 +106,8 @@ final class LayerBuilder: TarSink {
         _ name: ArraySlice<UInt8>, in parent: ImageTree.InodeIndex, _ entry: TarEntry
     ) throws(DiskImageError) {
         var hidesLower = false
-        if let found = tree.entry(name.span, in: parent) {
-            let existing = tree.entries[found].inode
-            if tree[existing].isDirectory {
+        if let existing = try tree.child(name.span, of: parent) {
+            if try tree[existing].isDirectory {
                 try describe(existing, as: entry)
                 return
             }
@@ -129,11 +123,13 @@ final class LayerBuilder: TarSink {
 
     /// Gives a directory the attributes of its entry.
     private func describe(_ index: ImageTree.InodeIndex, as entry: TarEntry) throws(DiskImageError) {
-        var inode = try makeInode(entry, .directory)
-        inode.isOpaque = tree[index].isOpaque
-        tree[index] = inode
-        let kept = entry.xattrs.filter { ErofsXattrs.isKept($0.name) }
-        describedXattrs[index] = kept.isEmpty ? nil : kept
+        let inode = try makeInode(entry, .directory)
+        try tree.update(index) { old in
+            let (isOpaque, parent) = (old.isOpaque, old.payload)
+            old = inode
+            old.isOpaque = isOpaque
+            old.payload = parent
+        }
     }
 
     private func makeHardLink(
@@ -144,11 +140,10 @@ final class LayerBuilder: TarSink {
         guard let last = target.last else {
             throw entry.problem(.linkTargetIsDirectory(displayed(entry.linkTarget)))
         }
-        guard let directory = try find(target.parent, of: entry), let found = tree.entry(last.span, in: directory),
-            tree.entries[found].inode != whiteout
+        guard let directory = try find(target.parent, of: entry),
+            let inode = try tree.child(last.span, of: directory), inode != whiteout
         else { throw entry.problem(.linkTargetMissing(displayed(entry.linkTarget))) }
-        let inode = tree.entries[found].inode
-        guard !tree[inode].isDirectory else {
+        guard try !tree[inode].isDirectory else {
             throw entry.problem(.linkTargetIsDirectory(displayed(entry.linkTarget)))
         }
         try tree.link(name.span, in: parent, to: inode)
@@ -162,24 +157,26 @@ final class LayerBuilder: TarSink {
     ) throws(DiskImageError) -> Bool {
         guard name.starts(with: Self.whiteoutPrefix) else { return false }
         if name.elementsEqual(Self.opaqueName) {
-            tree[parent].isOpaque = true
-            tree[parent].isImplicit = false
+            try makeOpaque(parent)
             return true
         }
         let hidden = name.dropFirst(Self.whiteoutPrefix.count)
         if hidden.isEmpty || hidden.starts(with: Self.whiteoutPrefix) { return true }
-        if let found = tree.entry(hidden.span, in: parent) {
+        if let existing = try tree.child(hidden.span, of: parent) {
             // A whiteout concerns lower layers only: what this layer brings stays, without what was there before.
-            let existing = tree.entries[found].inode
-            if tree[existing].isDirectory {
-                tree[existing].isOpaque = true
-                tree[existing].isImplicit = false
-            }
+            if try tree[existing].isDirectory { try makeOpaque(existing) }
             return true
         }
         if whiteout == nil { whiteout = try tree.add(ImageTree.Inode(mode: FileType.characterDevice.rawValue)) }
         if let whiteout { try tree.link(hidden.span, in: parent, to: whiteout) }
         return true
+    }
+
+    private func makeOpaque(_ directory: ImageTree.InodeIndex) throws(DiskImageError) {
+        try tree.update(directory) {
+            $0.isOpaque = true
+            $0.isImplicit = false
+        }
     }
 
     private static let whiteoutPrefix: [UInt8] = Array(".wh.".utf8)
@@ -224,10 +221,10 @@ final class LayerBuilder: TarSink {
             guard name.count <= Erofs.maximumNameInBytes else {
                 throw entry.problem(.componentTooLong(length: name.count))
             }
-            var child: ImageTree.InodeIndex?
-            if let found = tree.entry(name.span, in: directory) { child = tree.entries[found].inode }
-            if let child, tree[child].type == .symbolicLink {
-                let target = tree.linkTarget(of: tree[child])
+            let child = try tree.child(name.span, of: directory)
+            let inode = try child.map { (child) throws(DiskImageError) in try tree[child] }
+            if let inode, inode.type == .symbolicLink {
+                let target = try tree.linkTarget(of: inode)
                 hops += 1
                 guard hops <= 40, target.count + rest.count < 4 * LayerPath.maximumInBytes else {
                     throw entry.problem(.tooManyLinks)
@@ -239,14 +236,14 @@ final class LayerBuilder: TarSink {
                 rest = ArraySlice(target + [UInt8(ascii: "/")] + rest)
                 continue
             }
-            if let child, child != whiteout {
-                guard tree[child].isDirectory else { return nil }
+            if let child, let inode, child != whiteout {
+                guard inode.isDirectory else { return nil }
                 above.append(directory)
                 directory = child
                 continue
             }
             guard making else { return nil }
-            var made = ImageTree.Inode(mode: FileType.directory.rawValue | 0o755)
+            var made = ImageTree.Inode.impliedDirectory
             made.isOpaque = child == whiteout && child != nil
             made.isImplicit = !made.isOpaque
             let index = try tree.add(made)
@@ -256,42 +253,4 @@ final class LayerBuilder: TarSink {
         }
         return directory
     }
-}
-
-/// A path of an archive, cleaned: without a leading `/`, `.`, `..` and empty components.
-struct LayerPath {
-    /// PATH_MAX, the terminating zero included.
-    static let maximumInBytes = 4096
-
-    private var bytes: [UInt8] = []
-    private var lastStart = 0
-
-    init(_ path: [UInt8], problem: (ArchiveProblem) -> DiskImageError) throws(DiskImageError) {
-        guard !path.isEmpty else { throw problem(.emptyName) }
-        // Nothing sensible is so long; this bounds the work below.
-        guard path.count < 4 * Self.maximumInBytes else { throw problem(.pathTooLong(length: path.count)) }
-        var starts: [Int] = []
-        bytes.reserveCapacity(path.count)
-        for component in path.split(separator: UInt8(ascii: "/")) {
-            if component.count == 1 && component.first == 0x2E { continue }
-            if component.count == 2 && component.allSatisfy({ $0 == 0x2E }) {
-                guard let start = starts.popLast() else { throw problem(.escapes) }
-                bytes.removeSubrange(max(0, start - 1)...)
-                continue
-            }
-            guard component.count <= Erofs.maximumNameInBytes else {
-                throw problem(.componentTooLong(length: component.count))
-            }
-            if !bytes.isEmpty { bytes.append(UInt8(ascii: "/")) }
-            starts.append(bytes.count)
-            bytes.append(contentsOf: component)
-        }
-        guard bytes.count < Self.maximumInBytes else { throw problem(.pathTooLong(length: bytes.count)) }
-        lastStart = starts.last ?? 0
-    }
-
-    /// The last component; nil for the root.
-    var last: ArraySlice<UInt8>? { bytes.isEmpty ? nil : bytes[lastStart...] }
-    /// What comes before the last component.
-    var parent: ArraySlice<UInt8> { bytes[..<lastStart] }
 }

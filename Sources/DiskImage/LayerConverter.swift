@@ -35,8 +35,11 @@ package struct ConversionOptions: Sendable {
 /// Feed it pieces of any size, then finish it. `feed` decompresses on the caller's thread; digest, archive and image are
 /// made on a thread of the converter's own. `feed` waits while that thread is behind, so a download that awaits it has
 /// back-pressure; it is thus not to be called on an event loop. An error is that of any earlier piece; after an error
-/// nothing more can be fed, and what the output holds is of no use. The memory needed is a few MiB whatever the layer's
-/// size, and about 130 bytes more for each of its entries; a zstd stream gets the window that it asks for as well.
+/// nothing more can be fed, and what the output holds is of no use.
+///
+/// The memory needed is bounded whatever the layer's size: a few MiB for buffers, `memoryInBytes` of the limits for the
+/// metadata (what is beyond lies in a temporary file beside the output), and the window that a zstd stream asks for.
+/// Where that is large the metadata makes do with less, so that both together stay the same.
 ///
 /// The same layer gives the same image, byte for byte. Not for use by two threads at once.
 package final class LayerConverter {
@@ -50,7 +53,7 @@ package final class LayerConverter {
     ///   before is lost.
     package init(output: Int32, options: ConversionOptions = ConversionOptions()) throws(DiskImageError) {
         guard ftruncate(output, 0) == 0 else { throw .system(SystemError("ftruncate", "image")) }
-        worker = LayerWorker(output: output, limits: options.limits)
+        worker = try LayerWorker(output: output, limits: options.limits)
         inputDigester = options.digestsInput ? Digester() : nil
         let pipe = pipe
         let worker = worker
@@ -126,20 +129,28 @@ package final class LayerConverter {
 ///
 /// Safe to hand to that thread: the converter looks at it again only after the thread has been joined.
 private final class LayerWorker: @unchecked Sendable {
+    private let tree: ImageTree
     private let builder: LayerBuilder
     private var reader: TarReader
     private var digester = Digester()
+    /// Bytes of the decompressor's window that have been taken off the memory for metadata.
+    private var windowInBytes = 0
     private(set) var result: ConvertedLayer?
 
-    init(output: Int32, limits: ConversionLimits) {
+    init(output: Int32, limits: ConversionLimits) throws(DiskImageError) {
         let blocks = BlockOutput(
             file: output, position: UInt64(Erofs.blockInBytes), maximumInBytes: limits.imageInBytes)
-        builder = LayerBuilder(output: blocks, limits: limits)
+        tree = try ImageTree(limits: limits, output: output)
+        builder = LayerBuilder(tree: tree, output: blocks)
         reader = TarReader(limits: limits)
     }
 
     func run(_ pipe: ChunkPipe) {
         let hasEnded = unsafe pipe.drain { (bytes) throws(DiskImageError) in
+            if pipe.windowInBytes > windowInBytes {
+                windowInBytes = pipe.windowInBytes
+                try tree.pool.limitMemory(to: tree.limits.memory(besideWindow: windowInBytes))
+            }
             unsafe digester.update(bytes)
             let span = unsafe bytes.assumingMemoryBound(to: UInt8.self).span
             try reader.push(span, to: builder)
@@ -152,7 +163,8 @@ private final class LayerWorker: @unchecked Sendable {
     private func complete() throws(DiskImageError) {
         try reader.finish()
         let digest = digester.finish()
-        let metadata = try ErofsMetadata(try builder.finish())
+        try builder.finish()
+        let metadata = try ErofsMetadata(tree)
         var writer = ErofsWriter(metadata, to: builder.output)
         try writer.write(uuid: digest)
         result = ConvertedLayer(

@@ -35,7 +35,7 @@ struct TarEntry {
 }
 
 /// A time since the epoch; before it the seconds are negative and the nanoseconds still count forwards.
-struct Timestamp: Hashable {
+struct Timestamp: Hashable, BitwiseCopyable {
     var seconds: Int64 = 0
     var nanoseconds: UInt32 = 0
 }

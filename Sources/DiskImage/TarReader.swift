@@ -47,12 +47,7 @@ struct TarReader {
     private var headerOffset: UInt64 = 0
     private var entries = 0
 
-    // What extended headers said about the next entry.
-    private var global = PAXRecords()
-    private var local: PAXRecords?
-    private var longName: [UInt8]?
-    private var longLinkTarget: [UInt8]?
-    private var extendedHeadersInBytes = 0
+    private var extended = ExtendedHeaders()
     /// The sparse file whose map is being read.
     private var pending: TarEntry?
     /// The entry whose data is read, for messages.
@@ -98,7 +93,7 @@ struct TarReader {
     func finish() throws(DiskImageError) {
         switch state {
         case .ended, .zero: return
-        case .header where collected.isEmpty && local == nil && longName == nil && longLinkTarget == nil: return
+        case .header where collected.isEmpty && !extended.isPending: return
         case .data, .skip, .map, .oldMap: throw .truncated(what: "the entry '\(displayed(current))'", offset: offset)
         case .header, .extended: throw .truncated(what: "a header", offset: offset)
         }
@@ -136,44 +131,28 @@ struct TarReader {
         guard header.hasValidChecksum else { throw problem(.badChecksum) }
         switch header.type {
         case UInt8(ascii: "x"), UInt8(ascii: "X"), UInt8(ascii: "g"), UInt8(ascii: "L"), UInt8(ascii: "K"):
-            let size = try number(header, 124, 12, "size")
-            extendedHeadersInBytes += Int(min(size, UInt64(limits.extendedHeaderInBytes) + 1))
-            guard extendedHeadersInBytes <= limits.extendedHeaderInBytes else {
-                throw .limit(
-                    entry: displayed(current), limit: .extendedHeader,
-                    maximum: UInt64(limits.extendedHeaderInBytes))
+            let size = try checked { () throws(ArchiveProblem) in try header.sizeInBytes }
+            guard extended.admits(size, limits: limits) else {
+                throw limit(.extendedHeader, limits.extendedHeaderInBytes)
             }
             padding = Self.padding(size)
             collect(.extended(header.type), count: Int(size))
             if size == 0 { try takeExtended(header.type) }
         case UInt8(ascii: "V"):
-            try pass(try number(header, 124, 12, "size"))
+            try pass(try checked { () throws(ArchiveProblem) in try header.sizeInBytes })
         default:
             try begin(header, sink)
         }
     }
 
     private mutating func takeExtended(_ type: UInt8) throws(DiskImageError) {
-        let body = collected
-        switch type {
-        case UInt8(ascii: "L"): longName = Array(body.prefix { $0 != 0 })
-        case UInt8(ascii: "K"): longLinkTarget = Array(body.prefix { $0 != 0 })
-        default:
-            do throws(PAXRecords.ProblemWithRecord) {
-                if type == UInt8(ascii: "g") {
-                    try global.apply(body, limits: limits)
-                    extendedHeadersInBytes = 0
-                } else {
-                    var records = local ?? global
-                    try records.apply(body, limits: limits)
-                    local = records
-                }
-            } catch {
-                switch error {
-                case .problem(let what): throw problem(.badExtendedHeader(what))
-                case .tooManySegments: throw limit(.sparseSegments, limits.sparseSegments)
-                case .tooManyAttributes: throw limit(.xattrs, limits.xattrsInBytes)
-                }
+        do throws(PAXRecords.ProblemWithRecord) {
+            try extended.take(collected, type: type, limits: limits)
+        } catch {
+            switch error {
+            case .problem(let what): throw problem(.badExtendedHeader(what))
+            case .tooManySegments: throw limit(.sparseSegments, limits.sparseSegments)
+            case .tooManyAttributes: throw limit(.xattrs, limits.xattrsInBytes)
             }
         }
         try pass(0)
@@ -191,40 +170,27 @@ struct TarReader {
     private mutating func begin(_ header: TarHeader, _ sink: some TarSink) throws(DiskImageError) {
         entries += 1
         guard entries <= limits.entries else { throw limit(.entries, limits.entries) }
-        let records = local ?? global
-        let path = records.sparseName ?? records.path ?? longName ?? header.name
-        current = path
-        var entry = TarEntry(
-            kind: .file, path: path, linkTarget: records.linkTarget ?? longLinkTarget ?? header.linkTarget,
-            permissions: UInt16(truncatingIfNeeded: try number(header, 100, 8, "mode") & 0o7777),
-            uid: try identifier(header, 108, "uid", unless: records.uid),
-            gid: try identifier(header, 116, "gid", unless: records.gid),
-            sizeInBytes: try number(header, 124, 12, "size", unless: records.sizeInBytes),
-            modified: try time(header, unless: records.modified), deviceMajor: 0, deviceMinor: 0,
-            xattrs: records.xattrs,
-            sparse: nil, offset: headerOffset)
-        local = nil
-        longName = nil
-        longLinkTarget = nil
-        extendedHeadersInBytes = 0
-        guard !path.contains(0), !entry.linkTarget.contains(0) else { throw problem(.nameHasNUL) }
+        let described = extended.consume()
+        current = described.path(header)
+        var entry = try checked { () throws(ArchiveProblem) in
+            try TarEntry(header, described, offset: headerOffset)
+        }
         switch header.type {
         case 0, UInt8(ascii: "0"), UInt8(ascii: "7"), UInt8(ascii: "S"):
-            if path.last == UInt8(ascii: "/") {  // as archives before POSIX mark a directory
+            if entry.path.last == UInt8(ascii: "/") {  // as archives before POSIX mark a directory
                 entry.kind = .directory
                 try beginWithoutData(entry, passing: entry.sizeInBytes, sink)
             } else if header.type == UInt8(ascii: "S") {
                 try beginOldSparse(entry, header, sink)
             } else {
-                try beginFile(entry, records, sink)
+                try beginFile(entry, described.records, sink)
             }
             return
         case UInt8(ascii: "1"): entry.kind = .hardLink
         case UInt8(ascii: "2"): entry.kind = .symbolicLink
         case UInt8(ascii: "3"), UInt8(ascii: "4"):
             entry.kind = header.type == UInt8(ascii: "3") ? .characterDevice : .blockDevice
-            entry.deviceMajor = try identifier(header, 329, "devmajor", unless: records.deviceMajor)
-            entry.deviceMinor = try identifier(header, 337, "devminor", unless: records.deviceMinor)
+            try checked { () throws(ArchiveProblem) in try entry.takeDevice(header, described.records) }
         case UInt8(ascii: "5"): entry.kind = .directory
         case UInt8(ascii: "D"):  // GNU tar's incremental archives: a directory, with the list of its names as data
             entry.kind = .directory
@@ -288,7 +254,7 @@ struct TarReader {
         _ entry: TarEntry, _ header: TarHeader, _ sink: some TarSink
     ) throws(DiskImageError) {
         var entry = entry
-        let size = try number(header, 483, 12, "realsize")
+        let size = try checked { () throws(ArchiveProblem) in try header.unsigned(483, 12, "realsize") }
         guard let segments = header.segments(at: 386, count: 4) else { throw problem(.badNumber(field: "sparse")) }
         entry.sparse = SparseMap(segments: segments, sizeInBytes: size)
         guard header.isExtended(at: 482) else {
@@ -335,30 +301,11 @@ struct TarReader {
         try beginData(entry, sink)
     }
 
-    // MARK: Fields
+    // MARK: Errors
 
-    private func number(
-        _ header: TarHeader, _ start: Int, _ count: Int, _ field: String, unless known: UInt64? = nil
-    ) throws(DiskImageError) -> UInt64 {
-        if let known { return known }
-        guard let number = header.number(start, count), number >= 0 else { throw problem(.badNumber(field: field)) }
-        return UInt64(number)
-    }
-
-    private func identifier(
-        _ header: TarHeader, _ start: Int, _ field: String, unless known: UInt32?
-    ) throws(DiskImageError) -> UInt32 {
-        if let known { return known }
-        guard let id = UInt32(exactly: try number(header, start, 8, field)) else {
-            throw problem(.badNumber(field: field))
-        }
-        return id
-    }
-
-    private func time(_ header: TarHeader, unless known: Timestamp?) throws(DiskImageError) -> Timestamp {
-        if let known { return known }
-        guard let seconds = header.number(136, 12) else { throw problem(.badNumber(field: "mtime")) }
-        return Timestamp(seconds: seconds)
+    /// Says of an entry's problem where it is.
+    private func checked<Value>(_ body: () throws(ArchiveProblem) -> Value) throws(DiskImageError) -> Value {
+        do throws(ArchiveProblem) { return try body() } catch { throw problem(error) }
     }
 
     private static func padding(_ size: UInt64) -> UInt64 {

@@ -2,6 +2,7 @@
 
 import CLinux
 import Platform
+import TestSupport
 import Testing
 
 @testable import DiskImage
@@ -145,7 +146,7 @@ import Testing
 
 @Suite struct CompressionTests {
     static let layer: [UInt8] = {
-        var generator = SeededGenerator(seed: 1)
+        var generator = SeededGenerator(1)
         var tar = TarWriter()
         for index in 0..<40 { tar.entry("f\(index)", content: generator.bytes(index * 997)) }
         tar.entry("zeros", content: [UInt8](repeating: 0, count: 3_000_000))

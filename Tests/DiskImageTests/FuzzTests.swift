@@ -2,6 +2,7 @@
 
 import Glibc
 import Platform
+import TestSupport
 import Testing
 
 @testable import DiskImage
@@ -119,7 +120,7 @@ import Testing
         var limits = ConversionLimits()
         limits.extendedHeaderInBytes = 10_000
         Self.repeatedly { iteration in
-            var generator = SeededGenerator(seed: iteration)
+            var generator = SeededGenerator(iteration)
             var input = Self.mutate(Self.archive, &generator, within: 0..<Self.archive.count)
             if !generator.chance(10) { Self.repair(&input) }
             if generator.chance(10) { input.removeLast(Int(generator.next() % UInt64(input.count))) }
@@ -146,7 +147,7 @@ import Testing
         var options = ConversionOptions()
         options.limits.imageInBytes = 64 << 20
         try Self.repeatedly { iteration in
-            var generator = SeededGenerator(seed: iteration &* 31)
+            var generator = SeededGenerator(iteration &* 31)
             var input = Self.mutate(Self.archive, &generator, within: 0..<Self.archive.count)
             Self.repair(&input)
             do {
@@ -212,7 +213,7 @@ import Testing
         limits.metadataInBytes = 8 << 20
         limits.entries = 10_000
         try Self.repeatedly { iteration in
-            var generator = SeededGenerator(seed: iteration &* 77)
+            var generator = SeededGenerator(iteration &* 77)
             let damaged = Self.damagedImage(image, &generator)
             try damaged.withUnsafeBytes { try layer.writeAll($0, at: 0) }
             do throws(DiskImageError) {
@@ -250,7 +251,7 @@ import Testing
         try space.shell("\(command) archive > out; \(command) archive >> out")
         let stream = try space.read("out")
         Self.repeatedly { iteration in
-            var generator = SeededGenerator(seed: iteration &* 1001)
+            var generator = SeededGenerator(iteration &* 1001)
             let input = Self.mutate(stream, &generator, within: 0..<stream.count)
             let decompressor = Decompressor()
             let sink = Sink()

@@ -2,6 +2,7 @@
 
 import Glibc
 import Platform
+import TestSupport
 import Testing
 
 @testable import DiskImage
@@ -122,7 +123,7 @@ import Testing
         let space = try Workspace()
         var names: [String] = []
         var expected: [String: [UInt8]] = [:]
-        var generator = SeededGenerator(seed: 127)
+        var generator = SeededGenerator(127)
         for layer in 0..<127 {
             var tar = TarWriter()
             for file in 0..<10 {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Platform
+import TestSupport
 import Testing
 
 @testable import DiskImage
@@ -197,7 +198,7 @@ import Testing
 
     @Test(arguments: 0..<24)
     func oneLayer(seed: Int) throws {
-        var generator = SeededGenerator(seed: UInt64(seed))
+        var generator = SeededGenerator(UInt64(seed))
         var model = Model()
         let layer = Self.layer(&generator, &model, entries: 20 + seed * 8, isUpper: false)
         let space = try Workspace()
@@ -217,7 +218,7 @@ import Testing
 
     @Test(arguments: 100..<116)
     func severalLayers(seed: Int) throws {
-        var generator = SeededGenerator(seed: UInt64(seed))
+        var generator = SeededGenerator(UInt64(seed))
         var model = Model()
         let space = try Workspace()
         var names: [String] = []

@@ -3,6 +3,7 @@
 import Glibc
 import Platform
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import DiskImage
@@ -63,14 +64,16 @@ final class Workspace: Sendable {
 
     /// Merges images, lowest first, and puts the whole device into one file.
     @discardableResult
-    func merge(_ layers: [String], to name: String) throws -> MergedImage {
+    func merge(
+        _ layers: [String], to name: String, limits: ConversionLimits = .ofMerge
+    ) throws -> MergedImage {
         var files: [Int32] = []
         for layer in layers { files.append(try Descriptor.open(self[layer], .readOnly).release()) }
         defer { for file in files { close(file) } }
         let merged: MergedImage
         do {
             let output = try Descriptor.open(self[name], .create)
-            merged = try ImageMerger.merge(layers: files, output: output.raw)
+            merged = try ImageMerger.merge(layers: files, output: output.raw, limits: limits)
             #expect(try output.size() == merged.metadataInBytes)
         }
         for layer in layers { try shell("cat '\(layer)' >> '\(name)'") }
@@ -137,7 +140,8 @@ final class Workspace: Sendable {
     }
 }
 
-/// Whether this machine's kernel may be asked to mount images; else only erofs-utils judges.
+/// Whether this machine's kernel may be asked to mount images, besides erofs-utils. The kernel that matters is asked
+/// everywhere, by the end-to-end tests: a machine mounts images of many layers, and shows what it sees in them.
 enum KernelMount {
     static let isPossible: Bool = {
         guard getuid() == 0, Files.exists("/dev/loop-control"),
@@ -272,30 +276,7 @@ func expectEqual(
     }
 }
 
-/// A small generator with a seed, so that what fails can be made to fail again (SplitMix64).
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
-    }
-
-    mutating func bytes(_ count: Int) -> [UInt8] {
-        var result: [UInt8] = []
-        result.reserveCapacity(count + 8)
-        while result.count < count {
-            let word = next()
-            for shift in 0..<8 { result.append(UInt8(truncatingIfNeeded: word >> UInt64(8 * shift))) }
-        }
-        return Array(result.prefix(count))
-    }
-
+extension SeededGenerator {
     mutating func pick<Element>(_ elements: [Element]) -> Element {
         elements[Int(next() % UInt64(elements.count))]
     }
