@@ -40,6 +40,19 @@ func control(
     return result
 }
 
+/// ioctl(2) with a structure that is kept as its bytes.
+@discardableResult
+func control(
+    _ descriptor: borrowing Descriptor, _ request: UInt, _ name: StaticString, bytes: inout [UInt8]
+) throws(KVMError) -> Int32 {
+    let raw = descriptor.raw
+    let result = unsafe bytes.withUnsafeMutableBytes { bytes in
+        retryingInterrupts { unsafe clinux_ioctl_pointer(raw, request, bytes.baseAddress) }
+    }
+    guard result >= 0 else { throw .call(SystemError("ioctl", name.description)) }
+    return result
+}
+
 /// Makes a failed call this module's own error.
 func system<Result: ~Copyable>(_ body: () throws(SystemError) -> Result) throws(KVMError) -> Result {
     do throws(SystemError) { return try body() } catch { throw .call(error) }

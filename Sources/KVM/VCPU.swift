@@ -18,6 +18,9 @@ package import Platform
         self.descriptor = descriptor
     }
 
+    /// The number of its descriptor, which is of no use in another process.
+    package borrowing func openDescriptor() -> Int32 { descriptor.raw }
+
     /// What makes this vCPU leave the guest. It must not be used after the vCPU has ended.
     package borrowing func makeKick() -> VCPUKick {
         unsafe VCPUKick(immediateExit: shared.start + Int(clinux_kvm_run_immediate_exit))

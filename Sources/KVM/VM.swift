@@ -9,6 +9,9 @@ package struct VM: ~Copyable, Sendable {
     let descriptor: Descriptor
     let sharedSizeInBytes: Int
 
+    /// The number of its descriptor, which is of no use in another process.
+    package borrowing func openDescriptor() -> Int32 { descriptor.raw }
+
     /// Gives the guest a range of physical memory, or takes the slot's memory away (a count of 0).
     /// - Parameters:
     ///   - slot: the range's number, below what KVM_CAP_NR_MEMSLOTS says.
@@ -24,6 +27,23 @@ package struct VM: ~Copyable, Sendable {
             userspace_addr: UInt64(UInt(bitPattern: host)))
         try control(
             descriptor, CLINUX_KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", with: &region)
+    }
+
+    /// Takes the bits of the pages that the guest, or KVM for it, wrote since the last call, 64 pages a word, for a slot
+    /// that tracks them.
+    package borrowing func takeDirtyLog(slot: UInt32, pageCount: Int) throws(KVMError) -> [UInt64] {
+        var bits = [UInt64](repeating: 0, count: (pageCount + 63) / 64)
+        let raw = descriptor.raw
+        let result = unsafe bits.withUnsafeMutableBytes { space in
+            var log = unsafe kvm_dirty_log()
+            unsafe log.slot = slot
+            unsafe log.dirty_bitmap = space.baseAddress
+            return unsafe withUnsafeMutablePointer(to: &log) { log in
+                retryingInterrupts { unsafe clinux_ioctl_pointer(raw, CLINUX_KVM_GET_DIRTY_LOG, log) }
+            }
+        }
+        guard result >= 0 else { throw .call(SystemError("ioctl", "KVM_GET_DIRTY_LOG")) }
+        return bits
     }
 
     /// Each signal on `counter` becomes an edge on an interrupt line of the in-kernel interrupt controllers.

@@ -34,6 +34,20 @@ extension VCPU {
         try control(descriptor, CLINUX_KVM_SET_FPU, "KVM_SET_FPU", with: &state)
     }
 
+    /// Switches all extended states on that the guest may use (XCR0), as firmware may before it hands over. A kernel
+    /// does that itself; but where a hypervisor below is not told when it does (QEMU's emulation of SVM has no intercept
+    /// of XSETBV), KVM would go on with the few that a reset leaves, and the kernel do without AVX.
+    package borrowing func enableExtendedStates(_ table: CPUIDTable) throws(KVMError) {
+        guard let leaf = table.entries.first(where: { $0.function == 0xd && $0.index == 0 }), leaf.eax & 1 != 0 else {
+            return
+        }
+        // struct kvm_xcrs: the count and flags, then number and value.
+        var words = [UInt64](repeating: 0, count: (MemoryLayout<kvm_xcrs>.size + 7) / 8)
+        words[0] = 1
+        words[2] = UInt64(leaf.eax) | UInt64(leaf.edx) << 32
+        try control(descriptor, CLINUX_KVM_SET_XCRS, "KVM_SET_XCRS", words: &words)
+    }
+
     /// Sets model-specific registers, given by number and value.
     package borrowing func setModelSpecificRegisters(_ registers: [(UInt32, UInt64)]) throws(KVMError) {
         // struct kvm_msrs: the count, then number and value.
