@@ -11,51 +11,87 @@ internal import Virtio
 /// them: disks, the root device first; network interfaces; vsock; entropy.
 struct DeviceSet: Sendable {
     let ports: PortBus
-    let virtio: [VirtioMMIODevice]
+    /// The spare ones last.
+    let windows: [DeviceWindow]
+    let workers: IOWorkers
     private let vsockFile: SocketFile?
 
-    var slots: [DeviceSlot] { virtio.indices.map(DeviceSlot.init(index:)) }
+    var slots: [DeviceSlot] { windows.map(\.slot) }
+    /// Those that are there now.
+    var virtio: [VirtioMMIODevice] { windows.compactMap(\.device) }
 
+    /// - Parameter saved: what the devices go on from; nil for fresh ones.
     init(
-        _ configuration: MachineConfiguration, memory: GuestMemory, loop: DeviceLoop,
+        _ configuration: MachineConfiguration, saved: MachineState?, memory: GuestMemory, loop: DeviceLoop,
         report: @escaping MachineEventHandler
     ) throws(MachineError) {
         let sink = try Self.openConsole(configuration.serial)
         let serial = try system("the serial port") { () throws(SystemError) in try Serial16550(sink: sink) }
+        if let saved { serial.restore(saved.serial) }
         try system("the serial port") { () throws(SystemError) in try serial.attach(to: loop) }
+        let keyboard = try system("the keyboard controller") { () throws(SystemError) in try I8042(report: report) }
         ports = PortBus(
-            serial: serial, keyboard: I8042(report: report), panic: PVPanic(report: report),
+            serial: serial, keyboard: keyboard, panic: PVPanic(report: report),
             power: PowerControl(report: report))
+        workers = IOWorkers()
 
-        var devices: [VirtioMMIODevice] = []
-        let workers = IOWorkers()
-        for index in Self.order(configuration.drives) {
-            devices.append(
-                try Self.openDrive(configuration.drives[index], "drives[\(index)]", workers: workers, memory: memory))
-        }
-        for (index, interface) in configuration.networkInterfaces.enumerated() {
-            devices.append(try Self.openInterface(interface, "network-interfaces[\(index)]", memory: memory))
-        }
-        if let vsock = configuration.vsock {
-            let (device, file) = try Self.openVsock(vsock, memory: memory)
-            devices.append(device)
-            vsockFile = file
-        } else {
-            vsockFile = nil
-        }
-        if configuration.hasEntropyDevice {
-            devices.append(try Self.device("entropy") { () throws(DeviceError) in try EntropyDevice(memory: memory) })
-        }
-        guard devices.count <= GuestLayout.maximumDeviceCount else {
+        let identities = saved?.devices.map(\.identity) ?? Self.identities(configuration)
+        let count = saved?.slotCount ?? identities.count + configuration.spareSlotCount
+        guard count <= GuestLayout.maximumDeviceCount else {
             throw .configuration(
-                field: "drives",
-                problem: "there are \(devices.count) drives, interfaces and other devices; "
+                field: configuration.spareSlotCount > 0 ? "spare-slots" : "drives",
+                problem: "there are \(count) drives, interfaces, other devices and spare slots; "
                     + "\(GuestLayout.maximumDeviceCount) are the most")
         }
-        for device in devices {
+        windows = (0..<count).map { DeviceWindow(DeviceSlot(index: $0)) }
+        var vsockFile: SocketFile?
+        for (index, identity) in identities.enumerated() {
+            let device: VirtioMMIODevice
+            if identity == .vsock, let vsock = configuration.vsock {
+                let (opened, file) = try Self.openVsock(vsock, memory: memory)
+                device = opened
+                vsockFile = file
+            } else {
+                device = try Self.open(identity, configuration, workers: workers, memory: memory)
+            }
+            let state = saved?.devices[index]
+            if let state, !device.restore(state.state) {
+                throw .incompatible(
+                    "the driver of the device in slot \(state.slot) uses it as this monitor's cannot be")
+            }
             try system("a virtio device") { () throws(SystemError) in try device.attach(to: loop) }
+            windows[state?.slot ?? index].fill(device, identity)
         }
-        virtio = devices
+        self.vsockFile = vsockFile
+    }
+
+    /// What a fresh machine has, in the order of the slots.
+    private static func identities(_ configuration: MachineConfiguration) -> [DeviceIdentity] {
+        var result = order(configuration.drives).map { DeviceIdentity.drive(configuration.drives[$0].identifier) }
+        result += configuration.networkInterfaces.map { .interface($0.identifier) }
+        if configuration.vsock != nil { result.append(.vsock) }
+        if configuration.hasEntropyDevice { result.append(.entropy) }
+        return result
+    }
+
+    private static func open(
+        _ identity: DeviceIdentity, _ configuration: MachineConfiguration, workers: IOWorkers, memory: GuestMemory
+    ) throws(MachineError) -> VirtioMMIODevice {
+        switch identity {
+        case .drive(let name):
+            if let index = configuration.drives.firstIndex(where: { $0.identifier == name }) {
+                return try openDrive(configuration.drives[index], "drives[\(index)]", workers: workers, memory: memory)
+            }
+        case .interface(let name):
+            if let index = configuration.networkInterfaces.firstIndex(where: { $0.identifier == name }) {
+                return try openInterface(
+                    configuration.networkInterfaces[index], "network-interfaces[\(index)]", memory: memory)
+            }
+        case .entropy:
+            return try device("entropy") { () throws(DeviceError) in try EntropyDevice(memory: memory) }
+        case .vsock: break
+        }
+        preconditionFailure("a device's identity comes from the configuration, or was compared with it")
     }
 
     /// The machine has ended: what is still in buffers is written, and files that were made go.
@@ -92,24 +128,27 @@ struct DeviceSet: Sendable {
         return "root=\(device) \(root.isReadOnly ? "ro" : "rw")"
     }
 
-    private static func openDrive(
+    static func openDrive(
         _ drive: Drive, _ field: String, workers: IOWorkers, memory: GuestMemory
     ) throws(MachineError) -> BlockDevice {
-        let backend: BlockBackend
-        switch drive.content {
-        case .path(let path):
-            let field = "\(field).path_on_host"
-            let file = SharedDescriptor(try open(path, drive.isReadOnly ? .readOnly : .readWrite, field))
-            backend = try device("\(field) \(path)") { () throws(DeviceError) in
-                drive.isReadOnly ? try BlockBackend(readOnly: file) : try BlockBackend(writable: file)
-            }
-        case .extents(let extents):
-            backend = try openExtents(extents, field)
-        }
+        let backend = try openBackend(drive, field)
         return try device(field) { () throws(DeviceError) in
             try BlockDevice(
                 id: drive.identifier, backend: backend, cacheType: drive.cache == .writeback ? .writeback : .unsafe,
                 workers: workers, memory: memory)
+        }
+    }
+
+    static func openBackend(_ drive: Drive, _ field: String) throws(MachineError) -> BlockBackend {
+        switch drive.content {
+        case .path(let path):
+            let field = "\(field).path_on_host"
+            let file = SharedDescriptor(try open(path, drive.isReadOnly ? .readOnly : .readWrite, field))
+            return try device("\(field) \(path)") { () throws(DeviceError) in
+                drive.isReadOnly ? try BlockBackend(readOnly: file) : try BlockBackend(writable: file)
+            }
+        case .extents(let extents):
+            return try openExtents(extents, field)
         }
     }
 
@@ -143,7 +182,7 @@ struct DeviceSet: Sendable {
 
     // MARK: - Network and vsock
 
-    private static func openInterface(
+    static func openInterface(
         _ interface: NetworkInterface, _ field: String, memory: GuestMemory
     ) throws(MachineError) -> NetDevice {
         guard case .socket(let path) = interface.peer else {
@@ -151,13 +190,8 @@ struct DeviceSet: Sendable {
                 field: "\(field).host_dev_name",
                 problem: "TAP devices are not supported by this monitor; use socket_path")
         }
-        // One of its own, not assigned by a maker, where none is wanted.
-        var generator = SystemRandomNumberGenerator()
-        let random = generator.next()
-        let given = interface.guestMAC?.bytes
-        let address = InlineArray<6, UInt8> { index in
-            given?[index] ?? (index == 0 ? 0x06 : UInt8(truncatingIfNeeded: random >> UInt64(8 * index)))
-        }
+        let bytes = (interface.guestMAC ?? .random()).bytes
+        let address = InlineArray<6, UInt8> { bytes[$0] }
         return try device(field) { () throws(DeviceError) in
             try NetDevice(
                 peer: .path(path), address: MACAddress(address), mtu: interface.mtu ?? 1500, memory: memory)

@@ -29,7 +29,10 @@ extension GuestMemory {
                 host, Int(whole), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, file.raw,
                 Int(fileOffset))
             // A file system that cannot map leaves the memory as it was.
-            if unsafe result != MAP_FAILED { done = whole }
+            if unsafe result != MAP_FAILED {
+                done = whole
+                noteMappedFile(at: guestAddress, count: whole)
+            }
         }
         let rest = unsafe UnsafeMutableRawBufferPointer(start: host + Int(done), count: Int(count - done))
         return try unsafe file.readFully(into: rest, at: fileOffset + done) == rest.count

@@ -25,8 +25,6 @@ enum HostMemory {
         let sizeInBytes = settings.memoryInMiB << 20
         do throws(SystemError) {
             let mapping = try MemoryMapping(count: Int(sizeInBytes), shared: false, noReserve: true)
-            // A kernel without huge pages says EINVAL: then there are none.
-            if settings.hugePages == .transparent { try? mapping.advise(MADV_HUGEPAGE) }
             return GuestMemory(
                 mapping, ranges: GuestLayout.memoryRanges(sizeInBytes: sizeInBytes),
                 tracksWrites: settings.tracksDirtyPages)
@@ -36,5 +34,14 @@ enum HostMemory {
                 problem: "the host gives no \(settings.memoryInMiB) MiB of address space (\(error.reason)); "
                     + "lower it, or see vm.overcommit_memory and ulimit -v")
         }
+    }
+
+    /// Lets the guest's first touch take huge pages, where the settings want them. Not before the kernel, its initrd and
+    /// the tables are in place: these few bytes would have whole huge pages cleared for them, before the first
+    /// instruction.
+    static func preferHugePages(for memory: GuestMemory, _ settings: MachineSettings) {
+        guard settings.hugePages == .transparent else { return }
+        // A kernel without huge pages says EINVAL: then there are none.
+        try? memory.advise(MADV_HUGEPAGE)
     }
 }

@@ -24,72 +24,118 @@ package struct MachineObserver: Sendable {
 ///
 /// `@unchecked Sendable`: after init only atomics, locks and what is constant are reached by several threads.
 package final class Machine: @unchecked Sendable {
-    package let configuration: MachineConfiguration
     /// Readable once the machine has ended by itself.
     package let ended: EventCounter
 
-    private let observer: MachineObserver
-    private let vm: VM
+    let observer: MachineObserver
+    let vm: VM
     let memory: GuestMemory
-    private let loop: DeviceLoop
-    private let devices: DeviceSet
-    private var runners: [VCPURunner] = []
+    /// The file that the memory is a private mapping of.
+    let memoryBase: MemoryBase?
+    let abilities: HostAbilities
+    let loop: DeviceLoop
+    let devices: DeviceSet
+    private(set) var runners: [VCPURunner] = []
+    let description: Mutex<MachineConfiguration>
+    /// Held by whoever starts, stops, changes or saves the machine.
+    let life: Mutex<MachineLife>
+    /// Where vCPU threads stand while the machine is paused, and where the loop's thread does.
+    let vcpuGate = Gate()
+    let loopGate = Gate()
+    let isStandingStill = Atomic(false)
     private let outcome = Mutex<MachineExit?>(nil)
     private let endRequested = Atomic(false)
 
     /// Makes the machine, loads its kernel and opens its devices; nothing runs yet.
-    package init(_ configuration: MachineConfiguration, observer: MachineObserver) throws(MachineError) {
-        self.configuration = configuration
-        self.observer = observer
+    package convenience init(_ configuration: MachineConfiguration, observer: MachineObserver) throws(MachineError) {
         let settings = configuration.machine
-        let sizeInBytes = settings.memoryInMiB << 20
-        try HostMemory.check(sizeInBytes: sizeInBytes)
-
-        let host = try kvm { () throws(KVMError) in try KVMSystem() }
-        try kvm { () throws(KVMError) in try host.require(StaticCapability.requiredForMachines) }
-        let maximum = host.value(of: .maximumVCPUs)
-        guard settings.vcpuCount <= max(1, maximum) else {
-            throw .configuration(
-                field: "machine-config.vcpu_count", problem: "this host's KVM allows \(maximum) vCPUs in a machine")
+        try HostMemory.check(sizeInBytes: settings.memoryInMiB << 20)
+        var configuration = configuration
+        for index in configuration.networkInterfaces.indices {
+            let given = configuration.networkInterfaces[index].guestMAC
+            configuration.networkInterfaces[index].guestMAC = given ?? .random()
         }
-        let vm = try kvm { () throws(KVMError) in try host.createVM() }
-        try kvm { () throws(KVMError) in try vm.createChipset(stateSegment: GuestLayout.stateSegment) }
+        try self.init(
+            configuration, observer: observer, host: HostVM(settings), memory: HostMemory.allocate(settings),
+            base: nil, origin: .kernel)
+    }
 
-        memory = try HostMemory.allocate(settings)
+    /// What a machine begins with.
+    enum Origin {
+        case kernel
+        /// Its memory has all of it already.
+        case saved(MachineState, SavedTime)
+    }
+
+    /// Puts a machine together. Nothing runs yet.
+    /// - Parameter base: the file that the memory is a private mapping of.
+    init(
+        _ configuration: MachineConfiguration, observer: MachineObserver, host: consuming HostVM, memory: GuestMemory,
+        base: MemoryBase?, origin: Origin
+    ) throws(MachineError) {
+        description = Mutex(configuration)
+        self.observer = observer
+        self.memory = memory
+        memoryBase = base
+        life = Mutex(
+            MachineLife(
+                history: MemoryHistory(
+                    last: nil, written: PageSet(byteCount: memory.byteCount),
+                    isTracked: configuration.machine.tracksDirtyPages)))
+        abilities = host.abilities
+        let settings = configuration.machine
         let loop = try system("the device loop") { () throws(SystemError) in
             try DeviceLoop { line in observer.log(.warning, line) }
         }
         ended = try system("the end of the machine") { () throws(SystemError) in try EventCounter() }
         let relay = EventRelay()
-        devices = try DeviceSet(configuration, memory: memory, loop: loop) { relay.machine?.guestEvent($0) }
+        let saved: MachineState? = if case .saved(let state, _) = origin { state } else { nil }
+        devices = try DeviceSet(configuration, saved: saved, memory: memory, loop: loop) { event in
+            relay.machine?.guestEvent(event)
+        }
         self.loop = loop
-        let processor = try BootLoader(
-            source: configuration.bootSource, memory: memory, sizeInBytes: sizeInBytes,
-            vcpuCount: settings.vcpuCount, devices: devices.slots, acpi: settings.acpi,
-            additionalArguments: DeviceSet.rootArguments(configuration.drives)
-        ).load()
-        try Self.connect(memory, devices, to: vm, tracksDirtyPages: settings.tracksDirtyPages)
-        self.vm = vm
+        var processor: ProcessorState?
+        if saved == nil {
+            processor = try BootLoader(
+                source: configuration.bootSource, memory: memory, sizeInBytes: settings.memoryInMiB << 20,
+                vcpuCount: settings.vcpuCount, devices: devices.slots, acpi: settings.acpi,
+                additionalArguments: DeviceSet.rootArguments(configuration.drives)
+            ).load()
+            HostMemory.preferHugePages(for: memory, settings)
+        }
+        try VMGeneration.renew(in: memory)
+        try Self.connect(memory, devices, to: host.vm, tracksDirtyPages: settings.tracksDirtyPages)
+        let supported = host.supported
+        let hasDeadlineTimer = host.hasDeadlineTimer
+        self.vm = host.vm
         relay.machine = self
+        let ports = devices.ports
+        let windows = WindowBus(windows: devices.windows)
         try kvm { () throws(KVMError) in
-            let supported = try host.supportedCPUID()
-            let deadlineTimer = host.value(of: .deadlineTimer) > 0
             let topology = CPUTopology(
                 vcpuCount: settings.vcpuCount,
                 threadsPerCore: settings.simultaneousMultithreading && settings.vcpuCount > 1 ? 2 : 1)
             try VCPUKick.prepare()
-            let ports = devices.ports
-            let windows = WindowBus(devices: devices.virtio)
             for index in 0..<settings.vcpuCount {
                 let vcpu = try self.vm.createVCPU(index: index)
-                try vcpu.setCPUID(
-                    supported.adjusted(for: index, topology: topology, deadlineTimer: deadlineTimer))
-                try vcpu.setModelSpecificRegisters(ProcessorState.modelSpecificRegisters)
-                try vcpu.setLocalInterrupts()
-                if index == 0 { try processor.apply(to: vcpu) }
-                runners.append(VCPURunner(vcpu, machine: self, ports: ports, windows: windows))
+                switch origin {
+                case .kernel:
+                    try vcpu.setCPUID(
+                        supported.adjusted(for: index, topology: topology, deadlineTimer: hasDeadlineTimer))
+                    try vcpu.enableExtendedStates(supported)
+                    try vcpu.setModelSpecificRegisters(ProcessorState.modelSpecificRegisters)
+                    try vcpu.setLocalInterrupts()
+                    if index == 0 { try processor?.apply(to: vcpu) }
+                case .saved(let state, let time):
+                    try vcpu.restore(time.applied(to: state.vcpus[index]), abilities, setsFrequency: time.setsFrequency)
+                }
+                runners.append(VCPURunner(vcpu, machine: self, gate: vcpuGate, ports: ports, windows: windows))
+            }
+            if case .saved(let state, let time) = origin {
+                try self.vm.restoreChipset(state.chipset, clock: state.chipset.clock &+ time.advanceInNanoseconds)
             }
         }
+        if saved != nil { try VMGeneration.announce(self.vm) }
     }
 
     /// Memory, interrupt lines and notifications: what KVM does without leaving the guest for this process.
@@ -103,58 +149,47 @@ package final class Machine: @unchecked Sendable {
                     countInBytes: region.count, tracksDirtyPages: tracksDirtyPages)
             }
             try vm.connectInterrupt(devices.ports.serial.interrupt, line: Serial16550.interruptLine)
-            for (device, slot) in zip(devices.virtio, devices.slots) {
-                try vm.connectInterrupt(device.interrupt, line: slot.interrupt)
-                for (queue, notifier) in device.notifiers.enumerated() {
-                    try vm.connectNotification(
-                        notifier.event, address: slot.address + VirtioMMIODevice.notifyOffset, value: UInt32(queue))
-                }
+            try vm.connectInterrupt(devices.ports.keyboard.interrupt, line: I8042.interruptLine)
+            for window in devices.windows {
+                if let device = window.device { try connect(device, window.slot, to: vm) }
             }
         } catch {
             throw .kvm(error)
         }
     }
 
-    // MARK: - Running
-
-    /// Runs the machine on threads of its own. `body` runs on the caller's and returns when the machine is to end, as
-    /// a rule when `ended` is readable. All threads have ended and all output is written when this returns.
-    /// - Returns: why the machine ended.
-    package func run(until body: () throws(SystemError) -> MachineExit?) throws(MachineError) -> MachineExit {
-        let loop = loop
-        let deviceThread = try system("the device thread") { () throws(SystemError) in
-            try Platform.Thread(name: "devices", stackSizeInBytes: Self.deviceStackSize) { [self] in
-                do throws(SystemError) { try loop.run() } catch { end(.internalError("the device loop: \(error)")) }
-            }
+    static func connect(_ device: VirtioMMIODevice, _ slot: DeviceSlot, to vm: borrowing VM) throws(KVMError) {
+        try vm.connectInterrupt(device.interrupt, line: slot.interrupt)
+        for (queue, notifier) in device.notifiers.enumerated() {
+            try vm.connectNotification(
+                notifier.event, address: slot.address + VirtioMMIODevice.notifyOffset, value: UInt32(queue))
         }
-        var threads = VCPUThreads()
-        var failure: MachineError?
-        do throws(SystemError) {
-            for runner in runners { try threads.start(runner) }
-        } catch {
-            failure = .system("a vCPU's thread", error)
-        }
-        if failure == nil {
-            do throws(SystemError) {
-                if let exit = try body() { end(exit) }
-            } catch {
-                failure = .system("waiting for the machine's end", error)
-            }
-        }
-        end(.killed("the monitor"))
-        threads.join(runners)
-        loop.stop()
-        deviceThread.join()
-        devices.finish()
-        if let failure { throw failure }
-        return outcome.withLock { $0 } ?? .killed("the monitor")
     }
 
-    private static let deviceStackSize = 256 << 10
+    /// What the machine is made of now, devices that came later included. For any thread.
+    package var configuration: MachineConfiguration { description.withLock { $0 } }
+
+    /// Runs the machine: `start`, `body`, `finish`. `body` returns when the machine is to end, as a rule when `ended` is
+    /// readable.
+    /// - Returns: why the machine ended.
+    package func run(until body: () throws(SystemError) -> MachineExit?) throws(MachineError) -> MachineExit {
+        defer { finish() }
+        try start()
+        do throws(SystemError) {
+            if let exit = try body() { end(exit) }
+        } catch {
+            throw .system("waiting for the machine's end", error)
+        }
+        return finish()
+    }
 
     // MARK: - From the machine's threads
 
-    var hasEnded: Bool { endRequested.load(ordering: .relaxed) }
+    /// Whether it has ended, or is to.
+    package var hasEnded: Bool { endRequested.load(ordering: .relaxed) }
+
+    /// Why it ended; nil before.
+    var exit: MachineExit? { outcome.withLock { $0 } }
 
     /// Ends the machine; the first reason counts. For any thread.
     package func end(_ exit: MachineExit) {
@@ -181,30 +216,4 @@ package final class Machine: @unchecked Sendable {
 /// `@unchecked Sendable`: set once, before any thread that reads it exists.
 private final class EventRelay: @unchecked Sendable {
     weak var machine: Machine?
-}
-
-/// The running vCPUs' threads.
-private struct VCPUThreads: ~Copyable {
-    private var threads: [Box] = []
-
-    private final class Box {
-        private var thread: Platform.Thread?
-        init(_ thread: consuming Platform.Thread) { self.thread = consume thread }
-
-        func send(_ signal: Int32) { thread?.send(signal) }
-        func join() { thread.take()?.join() }
-    }
-
-    mutating func start(_ runner: VCPURunner) throws(SystemError) {
-        threads.append(Box(try Platform.Thread(name: "vcpu\(runner.vcpu.index)") { runner.run() }))
-    }
-
-    /// Takes all vCPUs out of the guest and waits for their threads.
-    consuming func join(_ runners: [VCPURunner]) {
-        for (thread, runner) in zip(threads, runners) {
-            runner.kick.request()
-            thread.send(VCPUKick.signal)
-        }
-        for thread in threads { thread.join() }
-    }
 }

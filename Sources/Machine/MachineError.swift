@@ -14,6 +14,12 @@ package enum MachineError: Error, Sendable {
     case configuration(field: String, problem: String)
     /// A call of the system failed; what for.
     case system(String, SystemError)
+    /// The machine is not in a state for this: what was asked for, and why not.
+    case state(String)
+    /// A file is no snapshot of a machine, or not a whole one: which, and why.
+    case snapshot(path: String, SnapshotFileError)
+    /// The machine's state is whole, but cannot go on here: why.
+    case incompatible(String)
 }
 
 extension MachineError: CustomStringConvertible {
@@ -22,6 +28,9 @@ extension MachineError: CustomStringConvertible {
         case .kvm(let error): "\(error)"
         case .configuration(let field, let problem): "\(field): \(problem)"
         case .system(let purpose, let error): "\(purpose): \(error)"
+        case .state(let problem): problem
+        case .snapshot(let path, let error): "\(path): \(error)"
+        case .incompatible(let reason): "the machine will not be restored here, because \(reason)"
         }
     }
 }

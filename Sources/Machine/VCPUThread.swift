@@ -10,29 +10,42 @@ final class VCPURunner: @unchecked Sendable {
     let vcpu: VCPU
     let kick: VCPUKick
     private unowned let machine: Machine
+    private let gate: Gate
     private let ports: PortBus
     private let windows: WindowBus
+    let exits = ExitCounters()
 
-    init(_ vcpu: consuming VCPU, machine: Machine, ports: PortBus, windows: WindowBus) {
+    init(_ vcpu: consuming VCPU, machine: Machine, gate: Gate, ports: PortBus, windows: WindowBus) {
         kick = vcpu.makeKick()
         self.vcpu = vcpu
         self.machine = machine
+        self.gate = gate
         self.ports = ports
         self.windows = windows
     }
 
-    /// Runs the guest until the machine ends.
+    /// Runs the guest until the machine ends. The thread belongs to the gate, and stands there only when the vCPU has
+    /// been interrupted: then what an exit asked for has reached the guest's registers, and KVM has all of its state.
     func run() {
+        defer { gate.leave() }
+        gate.pass()
         if vcpu.index == 0 { machine.willRunFirstInstruction() }
         do throws(KVMError) {
             while !machine.hasEnded {
                 switch try vcpu.run() {
-                case .portWrite(let port, let size, let data): ports.write(port, size, data)
-                case .portRead(let port, let size, let data): ports.read(port, size, data)
+                case .portWrite(let port, let size, let data):
+                    ExitCounters.count(exits.portWrites)
+                    ports.write(port, size, data)
+                case .portRead(let port, let size, let data):
+                    ExitCounters.count(exits.portReads)
+                    ports.read(port, size, data)
                 case .memoryWrite(let address, let data):
+                    ExitCounters.count(exits.memoryWrites)
                     if !windows.write(address, data), address == GuestLayout.bootTimer { machine.bootTimer(data) }
-                case .memoryRead(let address, let data): windows.read(address, data)
-                case .interrupted: continue
+                case .memoryRead(let address, let data):
+                    ExitCounters.count(exits.memoryReads)
+                    windows.read(address, data)
+                case .interrupted: gate.pass()
                 case .shutdown: machine.end(.tripleFault)
                 case .systemEvent(1): machine.end(.powerOff)
                 case .systemEvent(2): machine.end(.reboot)
@@ -92,25 +105,25 @@ struct PortBus: Sendable {
 
 /// The virtio devices by their windows, which lie one after another: an address gives the index.
 struct WindowBus: Sendable {
-    let devices: [VirtioMMIODevice]
+    let windows: [DeviceWindow]
 
     @inline(__always)
-    private func find(_ address: UInt64) -> (device: VirtioMMIODevice, offset: UInt64)? {
+    private func find(_ address: UInt64) -> (window: DeviceWindow, offset: UInt64)? {
         let offset = address &- GuestLayout.deviceWindows
         let index = offset / GuestLayout.deviceWindowSize
-        guard index < UInt64(devices.count) else { return nil }
-        return (devices[Int(index)], offset % GuestLayout.deviceWindowSize)
+        guard index < UInt64(windows.count) else { return nil }
+        return (windows[Int(index)], offset % GuestLayout.deviceWindowSize)
     }
 
     /// Whether there was a device.
     func write(_ address: UInt64, _ data: ExitData) -> Bool {
-        guard let (device, offset) = find(address) else { return false }
-        unsafe device.write(offset: offset, bytes: UnsafeRawBufferPointer(data.buffer))
+        guard let (window, offset) = find(address) else { return false }
+        unsafe window.write(offset: offset, bytes: UnsafeRawBufferPointer(data.buffer))
         return true
     }
 
     func read(_ address: UInt64, _ data: ExitData) {
-        guard let (device, offset) = find(address) else { return data.fill(0xff) }
-        unsafe device.read(offset: offset, into: data.buffer)
+        guard let (window, offset) = find(address) else { return data.fill(0xff) }
+        unsafe window.read(offset: offset, into: data.buffer)
     }
 }

@@ -9,7 +9,7 @@ package import Platform
 /// the monitor's own is noted in the dirty map where one is kept. The guest changes the bytes at any time: what is to
 /// be judged is copied first and judged in the copy.
 ///
-/// `@unchecked Sendable`: the ranges never change after init; the bytes are shared with the guest's vCPUs anyway.
+/// `@unchecked Sendable`: the ranges never change after init, the dirty map only while nobody uses the memory; the bytes are shared with the guest's vCPUs anyway.
 @safe package final class GuestMemory: @unchecked Sendable {
     /// A range of guest physical addresses and where it is mapped.
     @safe package struct Region: @unchecked Sendable {  // Plain addresses, valid as long as the memory they came from.
@@ -26,7 +26,11 @@ package import Platform
     /// Ascending, without overlap.
     package let regions: [Region]
     /// The pages that the monitor wrote; nil where nobody asked.
-    package let dirtyPages: DirtyPages?
+    package private(set) var dirtyPages: DirtyPages?
+
+    /// Where files are mapped into the memory, by offset in the backing mapping: what was not touched there is not
+    /// zero. Written before the guest runs only.
+    package private(set) var mappedFiles: [Range<UInt64>] = []
 
     private let mapping: MemoryMapping
     // The first region again: nearly every access is in it.
@@ -70,6 +74,24 @@ package import Platform
         self.init(
             try MemoryMapping(count: count, shared: false, noReserve: true), ranges: ranges,
             tracksWrites: tracksWrites)
+    }
+
+    /// Tells the kernel how all of the memory is used (madvise(2)).
+    package func advise(_ advice: Int32) throws(SystemError) { try mapping.advise(advice) }
+
+    /// A part of a file was mapped over a range, which lies in one region.
+    package func noteMappedFile(at address: UInt64, count: UInt64) {
+        for region in regions {
+            let offset = address &- region.guestStart
+            guard offset < region.count else { continue }
+            mappedFiles.append(region.offset + offset..<region.offset + offset + count)
+        }
+    }
+
+    /// The bytes at an offset of the backing mapping, all of which are guest memory.
+    package func bytes(offset: UInt64, count: Int) -> UnsafeRawBufferPointer {
+        precondition(offset <= byteCount && UInt64(count) <= byteCount - offset)
+        return unsafe UnsafeRawBufferPointer(start: mapping.start + Int(offset), count: count)
     }
 
     /// All regions together, in bytes.
@@ -214,6 +236,12 @@ package import Platform
     }
 
     // MARK: - Dirty pages
+
+    /// Keeps a map of the pages that the monitor itself writes from now on, or none any more. Whoever calls this sees to
+    /// it that nobody uses the memory meanwhile.
+    package func trackWrites(_ isOn: Bool) {
+        dirtyPages = isOn ? DirtyPages(byteCount: byteCount) : nil
+    }
 
     /// Notes that the monitor writes a range, which is guest memory. All writes come by here.
     ///

@@ -234,6 +234,51 @@ package struct MMIOTransport: Equatable, Sendable {
         for index in queues.indices { queues[index] = QueueState() }
     }
 
+    /// What driver and device have made of the registers: with the kind of device, all of their state.
+    package struct Record: Equatable, Sendable {
+        package var acceptedFeatures: UInt64 = 0
+        package var status: DeviceStatus = []
+        package var queues: [QueueState] = []
+        package var configuration: [UInt8] = []
+        package var configurationGeneration: UInt32 = 0
+        package var deviceFeaturesSelected: UInt32 = 0
+        package var driverFeaturesSelected: UInt32 = 0
+        package var queueSelected: UInt32 = 0
+
+        package init() {}
+    }
+
+    package var record: Record {
+        var record = Record()
+        record.acceptedFeatures = acceptedFeatures
+        record.status = status
+        record.queues = queues
+        record.configuration = configuration
+        record.configurationGeneration = configurationGeneration
+        record.deviceFeaturesSelected = deviceFeaturesSelected
+        record.driverFeaturesSelected = driverFeaturesSelected
+        record.queueSelected = queueSelected
+        return record
+    }
+
+    /// Goes on from a record. The device's own configuration stays what it is here; where the record's is another, its
+    /// generation is a new one.
+    /// - Returns: false, and nothing is changed, when the record is not of such a device: it has other queues, or its
+    ///   driver accepted what this device does not offer.
+    package mutating func resume(_ record: Record) -> Bool {
+        guard record.queues.count == queues.count, record.acceptedFeatures & ~offeredFeatures == 0,
+            record.queues.allSatisfy({ !$0.isReady || $0.size <= maximumQueueSize })
+        else { return false }
+        acceptedFeatures = record.acceptedFeatures
+        status = record.status
+        queues = record.queues
+        configurationGeneration = record.configurationGeneration &+ (record.configuration == configuration ? 0 : 1)
+        deviceFeaturesSelected = record.deviceFeaturesSelected
+        driverFeaturesSelected = record.driverFeaturesSelected
+        queueSelected = record.queueSelected
+        return true
+    }
+
     /// The device cannot go on; the driver has to reset it.
     package mutating func failDevice() {
         status.insert(.needsReset)

@@ -2,6 +2,7 @@
 
 import CLinux
 import Platform
+import TestSupport
 import Testing
 import VirtioTestSupport
 

@@ -74,9 +74,8 @@ struct ACPITables {
             put(UInt32(0x0100_0801), at: offset)
             put(UInt64(port), at: offset + 4)
         }
-        // IAPC_BOOT_ARCH: legacy devices; no VGA, no CMOS clock. No i8042 either: of that there is the reset line only,
-        // which a kernel told `reboot=k` pulls unasked, while one that looks for a keyboard would wait for answers.
-        put(UInt16(1 << 0 | 1 << 2 | 1 << 5), at: 109)
+        // IAPC_BOOT_ARCH: legacy devices, an i8042; no VGA, no CMOS clock.
+        put(UInt16(1 << 0 | 1 << 1 | 1 << 2 | 1 << 5), at: 109)
         // Flags: WBINVD, power and sleep button are not fixed ones, reset register, hardware-reduced.
         put(UInt32(1 << 0 | 1 << 4 | 1 << 5 | 1 << 10 | 1 << 20), at: 112)
         putPort(PowerControl.resetPort, at: 116)
@@ -142,11 +141,50 @@ struct ACPITables {
                 ]))
         terms.append(
             AML.device(
+                "PS2K",
+                [
+                    AML.name("_HID", AML.eisaIdentifier("PNP0303")),
+                    AML.name(
+                        "_CRS",
+                        AML.resources([
+                            AML.ports(I8042.ports.lowerBound, count: 1), AML.ports(I8042.ports.upperBound, count: 1),
+                            AML.interrupt(I8042.interruptLine),
+                        ])),
+                ]))
+        terms.append(
+            AML.device(
                 "PEVT",
                 [
                     AML.name("_HID", AML.string("QEMU0001")),
                     AML.name("_STA", AML.integer(0xf)),
                     AML.name("_CRS", AML.resources([AML.ports(PVPanic.ports.lowerBound, count: 1)])),
+                ]))
+        terms.append(
+            AML.device(
+                "VGEN",
+                [
+                    AML.name("_HID", AML.string("VMGENCTR")),
+                    AML.name("_CID", AML.string("VM_Gen_Counter")),
+                    AML.name("_DDN", AML.string("VM_Gen_Counter")),
+                    AML.name(
+                        "ADDR",
+                        AML.package([AML.integer(GuestLayout.generationIdentifier), AML.integer(0)])),
+                ]))
+        // The generic event device, 5.6.9: an interrupt that becomes a notification.
+        terms.append(
+            AML.device(
+                "GED_",
+                [
+                    AML.name("_HID", AML.string("ACPI0013")),
+                    AML.name("_UID", AML.integer(0)),
+                    AML.name("_CRS", AML.resources([AML.interrupt(GuestLayout.eventInterrupt)])),
+                    AML.method(
+                        "_EVT", argumentCount: 1,
+                        [
+                            AML.ifArgument(
+                                0, equals: UInt64(GuestLayout.eventInterrupt),
+                                [AML.notify("\\_SB_VGEN", 0x80)])
+                        ]),
                 ]))
         let sleep = AML.name(
             "_S5_",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// ACPI machine language, as much of it as a DSDT without methods needs (ACPI 6.5, chapter 20). Each function gives
+/// ACPI machine language, as much of it as our DSDT needs (ACPI 6.5, chapter 20). Each function gives
 /// the encoding of one term; names are four characters, padded with `_`.
 enum AML {
     static func scope(_ path: String, _ terms: [[UInt8]]) -> [UInt8] {
@@ -13,6 +13,23 @@ enum AML {
 
     static func name(_ name: String, _ value: [UInt8]) -> [UInt8] {
         [0x08] + segment(name) + value
+    }
+
+    /// A method that one caller at a time is in.
+    static func method(_ name: String, argumentCount: UInt8, _ terms: [[UInt8]]) -> [UInt8] {
+        [0x14] + packaged(segment(name) + [argumentCount | 0x08] + terms.flatMap { $0 })
+    }
+
+    /// If (LEqual (ArgN, value)) {…}
+    static func ifArgument(_ number: UInt8, equals value: UInt64, _ terms: [[UInt8]]) -> [UInt8] {
+        [0xa0] + packaged([0x93, 0x68 + number] + integer(value) + terms.flatMap { $0 })
+    }
+
+    /// Notify, of a device in the root's scope: a path of two segments.
+    static func notify(_ path: String, _ value: UInt64) -> [UInt8] {
+        let bytes = Array(path.utf8)
+        precondition(bytes.count == 9, "a root, and two segments of four characters")
+        return [0x86, bytes[0], 0x2e] + bytes[1...] + integer(value)
     }
 
     static func integer(_ value: UInt64) -> [UInt8] {

@@ -96,6 +96,8 @@ package final class BlockBackend: Sendable {
         return unsafe fstat(file.raw, &status) == 0 && status.st_mode & S_IFMT == S_IFBLK
     }
 
+    func openDescriptors() -> [Int32] { Array(Set(extents.map { $0.file.raw })) }
+
     // MARK: - Transfers
 
     /// The extent that a byte of the disk is in.

@@ -41,18 +41,21 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     /// In bytes.
     private static let idLength = 20
 
-    private let backend: BlockBackend
+    /// The drive's name.
+    let name: String
     private let workers: IOWorkers
     private let completions: BlockCompletions
     private let id: [UInt8]
 
     // The loop thread's.
+    private var backend: BlockBackend
     private var idle: [BlockRequest] = []
     private var requestCount = 0
     private var inFlight = 0
     private var staged: UInt16 = 0
     private var writesToHandOver = 0
     private var hasLoggedError = false
+    private(set) var counters = BlockCounters()
 
     /// - Parameter id: what the guest sees as the disk's serial number; its first 20 bytes.
     package init(
@@ -60,6 +63,7 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     ) throws(DeviceError) {
         self.backend = backend
         self.workers = workers
+        name = id
         self.id = Array(id.utf8.prefix(Self.idLength))
         completions = try devicePart { () throws(SystemError) in try BlockCompletions() }
         var features = Feature.segMax | Feature.blkSize | Feature.topology
@@ -113,6 +117,7 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     // MARK: - Requests
 
     override func queueNotified(_ index: Int) {
+        counters.notifications &+= 1
         do {
             // A driver that adds as fast as we take must leave the loop to others in between.
             var budget = 2 * Int(Self.queueSize)
@@ -148,8 +153,12 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     private func begin(_ request: BlockRequest) {
         switch request.parse() {
         case .request: break
-        case .refused(let status): return end(request, status)
-        case .unanswerable: return giveBack(request, written: 0)
+        case .refused(let status):
+            counters.invalidRequests &+= 1
+            return end(request, status)
+        case .unanswerable:
+            counters.invalidRequests &+= 1
+            return giveBack(request, written: 0)
         }
         switch request.type {
         case BlockRequestType.read:
@@ -180,7 +189,11 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     }
 
     private func end(_ request: BlockRequest, _ outcome: BlockBackend.Outcome) {
-        guard case .failed(let code) = outcome else { return end(request, BlockStatus.ok) }
+        guard case .failed(let code) = outcome else {
+            count(request)
+            return end(request, BlockStatus.ok)
+        }
+        counters.failures &+= 1
         if !hasLoggedError {
             hasLoggedError = true
             attachedLoop?.log(
@@ -188,6 +201,19 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
                     + "\(request.offset): \(systemErrorText(code)); further errors are only reported to the guest")
         }
         end(request, BlockStatus.ioError)
+    }
+
+    private func count(_ request: BlockRequest) {
+        switch request.type {
+        case BlockRequestType.read:
+            counters.reads &+= 1
+            counters.readBytes &+= UInt64(request.dataCount)
+        case BlockRequestType.write:
+            counters.writes &+= 1
+            counters.writtenBytes &+= UInt64(request.dataCount)
+        case BlockRequestType.flush: counters.flushes &+= 1
+        default: break
+        }
     }
 
     private func end(_ request: BlockRequest, _ status: UInt8) {
@@ -227,11 +253,29 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     }
 
     /// Waits until nothing is in flight, and gives all of it back.
-    package func quiesce() {
+    override func openDescriptors() -> [Int32] {
+        super.openDescriptors() + [completions.event.descriptor.raw] + backend.openDescriptors()
+    }
+
+    override package func quiesce() {
         while inFlight > 0 {
             completions.wait()
             collect()
         }
+    }
+
+    /// Puts another disk in the place of this one, which the driver is told of. What is under way is finished with the
+    /// one that was. On the loop's thread, or while that stands still.
+    /// - Parameter other: as writable as this one, which the driver learned when it began.
+    func replace(_ other: BlockBackend) {
+        precondition(other.isReadOnly == backend.isReadOnly)
+        quiesce()
+        backend = other
+        // They know the backend that they were made for.
+        idle = []
+        requestCount = 0
+        counters.replacements &+= 1
+        setConfiguration(Self.configuration(other))
     }
 
     override func deactivate() {

@@ -77,6 +77,9 @@ package final class DeviceLoop: @unchecked Sendable {
 
     // MARK: - Descriptors
 
+    /// The numbers of the loop's own descriptors.
+    func openDescriptors() -> [Int32] { [epoll.raw, wake.descriptor.raw] }
+
     /// Watches a descriptor for a handler, which the loop keeps until `deregister`.
     package func register(
         _ fd: Int32, _ readiness: Readiness, _ handler: EventHandler, token: UInt32
@@ -207,13 +210,16 @@ package final class DeviceLoop: @unchecked Sendable {
 
     /// Has the loop's thread do something, soon. For any thread. A loop that has not begun to run does it first thing;
     /// one that has ended does it no more.
-    package func post(_ job: @escaping Job) {
-        let isFirst = mailbox.withLock { mailbox in
-            guard !mailbox.hasEnded else { return false }
+    /// - Returns: whether it has not ended.
+    @discardableResult
+    package func post(_ job: @escaping Job) -> Bool {
+        let (isTaken, isFirst) = mailbox.withLock { mailbox in
+            guard !mailbox.hasEnded else { return (false, false) }
             mailbox.jobs.append(job)
-            return mailbox.jobs.count == 1
+            return (true, mailbox.jobs.count == 1)
         }
         if isFirst { wake.signal() }
+        return isTaken
     }
 
     /// Has the loop's thread do something and waits until it is done. For any thread but the loop's own. Once the loop

@@ -13,6 +13,8 @@ package final class EntropyDevice: VirtioMMIODevice, @unchecked Sendable {
     private static let batch = 16
 
     private let chain: DescriptorChain
+    /// The loop thread's.
+    private(set) var counters = EntropyCounters()
 
     package init(memory: GuestMemory) throws(DeviceError) {
         chain = DescriptorChain(capacity: Int(Self.queueSize) + memory.regions.count)
@@ -30,7 +32,10 @@ package final class EntropyDevice: VirtioMMIODevice, @unchecked Sendable {
                 queues[0].suppressNotifications()
                 while budget > 0, try queues[0].pop(into: chain) {
                     budget -= 1
-                    queues[0].push(head: chain.head, written: fill())
+                    let count = fill()
+                    queues[0].push(head: chain.head, written: count)
+                    counters.requests &+= 1
+                    counters.bytes &+= UInt64(count)
                 }
                 interruptIfNeeded(0)
                 if budget == 0 { return notifiers[0].event.signal() }

@@ -50,6 +50,11 @@ package final class IOWorkers: Sendable {
         state.stop()
     }
 
+    /// Waits until no worker does anything; nobody submits meanwhile.
+    func waitUntilIdle() {
+        state.waitUntilIdle()
+    }
+
     /// Has a worker perform the item, after those submitted before it.
     func submit(_ item: WorkItem) {
         state.submit(item)
@@ -60,6 +65,7 @@ package final class IOWorkers: Sendable {
         private let limit: Int
         private let lock = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
         private let hasWork = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+        private let becameIdle = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
         private var items = WorkList()
         private var queuedCount = 0
         private var threadCount = 0
@@ -70,11 +76,14 @@ package final class IOWorkers: Sendable {
             self.limit = limit
             unsafe pthread_mutex_init(lock, nil)
             unsafe pthread_cond_init(hasWork, nil)
+            unsafe pthread_cond_init(becameIdle, nil)
         }
 
         deinit {
             unsafe pthread_mutex_destroy(lock)
             unsafe pthread_cond_destroy(hasWork)
+            unsafe pthread_cond_destroy(becameIdle)
+            unsafe becameIdle.deallocate()
             unsafe lock.deallocate()
             unsafe hasWork.deallocate()
         }
@@ -139,11 +148,18 @@ package final class IOWorkers: Sendable {
                     break
                 } else {
                     idleCount += 1
+                    unsafe pthread_cond_broadcast(becameIdle)
                     unsafe pthread_cond_wait(hasWork, lock)
                     idleCount -= 1
                 }
             }
             threadCount -= 1
+            unsafe pthread_mutex_unlock(lock)
+        }
+
+        func waitUntilIdle() {
+            unsafe pthread_mutex_lock(lock)
+            while queuedCount > 0 || idleCount < threadCount { unsafe pthread_cond_wait(becameIdle, lock) }
             unsafe pthread_mutex_unlock(lock)
         }
 

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
+package import Platform
+internal import Synchronization
+
 /// A device on x86 I/O ports, accessed byte by byte from vCPU threads.
 package class PortDevice: EventHandler, @unchecked Sendable {
     package let ports: ClosedRange<UInt16>
+    /// Accesses so far.
+    final let reads = Atomic<UInt64>(0)
+    final let writes = Atomic<UInt64>(0)
 
     init(ports: ClosedRange<UInt16>) {
         self.ports = ports
@@ -16,6 +22,7 @@ package class PortDevice: EventHandler, @unchecked Sendable {
 
     /// An access of 1, 2 or 4 bytes, which ISA splits into ports one after another; beyond the device there is nothing.
     package final func read(port: UInt16, into bytes: UnsafeMutableRawBufferPointer) {
+        reads.add(1, ordering: .relaxed)
         for index in 0..<bytes.count {
             let address = UInt32(port) + UInt32(index)
             unsafe bytes[index] =
@@ -25,6 +32,7 @@ package class PortDevice: EventHandler, @unchecked Sendable {
     }
 
     package final func write(port: UInt16, bytes: UnsafeRawBufferPointer) {
+        writes.add(1, ordering: .relaxed)
         for index in 0..<bytes.count {
             let address = UInt32(port) + UInt32(index)
             guard address <= 0xffff, ports.contains(UInt16(address)) else { return }
@@ -33,25 +41,43 @@ package class PortDevice: EventHandler, @unchecked Sendable {
     }
 }
 
-/// The keyboard controller, of which a guest without keyboard needs the reset line only.
+/// The keyboard controller, with the reset line and a keyboard whose only keys are Ctrl, Alt and Delete.
 package final class I8042: PortDevice, @unchecked Sendable {
     package static let ports: ClosedRange<UInt16> = 0x60...0x64
+    package static let interruptLine: UInt32 = 1
 
+    /// Signalled for each interrupt: the machine attaches it to line 1 (irqfd, edge).
+    package let interrupt: EventCounter
+    private let controller = Mutex(KeyboardController())
     private let report: MachineEventHandler
 
-    package init(report: @escaping MachineEventHandler) {
+    package init(report: @escaping MachineEventHandler) throws(SystemError) {
+        interrupt = try EventCounter()
         self.report = report
         super.init(ports: Self.ports)
     }
 
+    /// Presses Ctrl, Alt and Delete. For any thread.
+    /// - Returns: whether there was room for it: a guest that reads none of what its keyboard says has none.
+    func pressCtrlAltDelete() -> Bool {
+        guard let effect = controller.withLock({ $0.pressCtrlAltDelete() }) else { return false }
+        perform(effect)
+        return true
+    }
+
     override func readByte(_ offset: UInt16) -> UInt8 {
-        // Both buffers empty: whoever waits for the controller does not wait long.
-        0
+        let (value, effect) = controller.withLock { $0.read(offset) }
+        perform(effect)
+        return value
     }
 
     override func writeByte(_ offset: UInt16, _ value: UInt8) {
-        // Pulse output line 0, which is the CPU's reset.
-        if offset == 4, value == 0xfe { report(.reboot) }
+        perform(controller.withLock { $0.write(offset, value) })
+    }
+
+    private func perform(_ effect: KeyboardController.Effect) {
+        if effect.contains(.interrupt) { interrupt.signal() }
+        if effect.contains(.reset) { report(.reboot) }
     }
 }
 

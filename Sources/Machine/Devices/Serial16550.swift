@@ -73,6 +73,25 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
     /// How many bytes were dropped because the sink did not keep up.
     package var droppedByteCount: UInt64 { contents.withLock { $0.dropped } }
 
+    /// The numbers of all descriptors that the port has open.
+    func openDescriptors() -> [Int32] {
+        var result = [interrupt.descriptor.raw, pending.descriptor.raw]
+        if let sink { result.append(sink.raw) }
+        if let source, source !== sink { result.append(source.raw) }
+        return result
+    }
+
+    // MARK: - State
+
+    /// The registers, with the loop and the vCPUs standing still.
+    func captureState() -> UARTRegisters { contents.withLock { $0.registers } }
+
+    /// Gives a fresh port kept registers, before anything runs.
+    func restore(_ registers: UARTRegisters) {
+        contents.withLock { $0.registers = registers }
+        if registers.interruptPending { interrupt.signal() }
+    }
+
     // MARK: - The guest's side, on vCPU threads
 
     override func readByte(_ offset: UInt16) -> UInt8 {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Wire
+
 /// The registers of a 16550A and its receive FIFO, as a value. Its line is infinitely fast outwards: the transmitter is
 /// always empty, what is written leaves at once.
 struct UARTRegisters: Equatable, Sendable {
@@ -47,6 +49,37 @@ struct UARTRegisters: Equatable, Sendable {
     private var received: [UInt8] = []
 
     init() {}
+
+    /// The registers as a section of a snapshot: interrupt enable, line control, modem control, scratch, divisor (two
+    /// bytes), and a byte of flags: FIFOs on, overrun, transmitter's interrupt pending. Then what was received.
+    var fields: FieldWriter {
+        var fields = FieldWriter()
+        let flags: UInt8 = (fifoEnabled ? 1 : 0) | (hasOverrun ? 2 : 0) | (transmitPending ? 4 : 0)
+        fields.append(
+            SnapshotSection.Serial.registers,
+            [
+                interruptEnable, lineControl, modemControl, scratch, UInt8(truncatingIfNeeded: divisor),
+                UInt8(truncatingIfNeeded: divisor >> 8), flags,
+            ])
+        fields.append(SnapshotSection.Serial.received, received)
+        return fields
+    }
+
+    init(_ fields: FieldTable) throws(SnapshotFileError) {
+        let bytes = try fields.bytes(SnapshotSection.Serial.registers, count: 7)
+        interruptEnable = bytes[0] & 0x0f
+        lineControl = bytes[1]
+        modemControl = bytes[2] & 0x1f
+        scratch = bytes[3]
+        divisor = UInt16(bytes[4]) | UInt16(bytes[5]) << 8
+        fifoEnabled = bytes[6] & 1 != 0
+        hasOverrun = bytes[6] & 2 != 0
+        transmitPending = bytes[6] & 4 != 0
+        received = try fields.bytes(SnapshotSection.Serial.received, multipleOf: 1, limit: Self.fifoSize)
+    }
+
+    /// Whether the interrupt line is up.
+    var interruptPending: Bool { transmitPending || receivePending }
 
     private var divisorAccess: Bool { lineControl & 0x80 != 0 }
     private var loopback: Bool { modemControl & 0x10 != 0 }

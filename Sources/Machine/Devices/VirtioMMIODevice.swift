@@ -23,8 +23,13 @@ package final class QueueNotifier: Sendable {
 /// All that has to be kept of a device for it to go on elsewhere, but for what the kind of device adds.
 package struct VirtioDeviceState: Equatable, Sendable {
     /// The registers, and the queues with where they stand.
-    package var transport: MMIOTransport
+    package var record: MMIOTransport.Record
     package var interruptStatus: UInt32
+
+    package init(record: MMIOTransport.Record, interruptStatus: UInt32) {
+        self.record = record
+        self.interruptStatus = interruptStatus
+    }
 }
 
 /// A virtio device on MMIO (virtio 1.2 §4.2): the registers, the queues' life, interrupts. The kinds of devices are
@@ -64,6 +69,9 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     final private(set) var features: UInt64 = 0
     /// Whether the driver is ready and the queues may be used.
     final private(set) var isRunning = false
+    /// The device is about to go on from a kept state: until `activate` returns.
+    final private(set) var isResuming = false
+    private var resumedInterrupts: UInt32 = 0
     private var notifierRegistrations: [EventRegistration] = []
     private(set) final var attachedLoop: DeviceLoop?
 
@@ -103,6 +111,15 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     /// Ends all use of guest memory and queues before it returns. Called on the loop's thread.
     func deactivate() {}
 
+    /// Waits until nothing that the device has under way reaches guest memory any more, and gives it back to the
+    /// driver. Called on the loop's thread, which then stands still.
+    package func quiesce() {}
+
+    /// The numbers of all descriptors that the device has open, with the loop standing still.
+    func openDescriptors() -> [Int32] {
+        [interrupt.descriptor.raw] + notifiers.map { $0.event.descriptor.raw }
+    }
+
     /// Tokens below this are the queues'.
     static let firstOwnToken: UInt32 = 64
 
@@ -141,6 +158,12 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
         }
         isRunning = true
         activate()
+        if isResuming {
+            isResuming = false
+            // An interrupt that was on its way when the state was taken may be in none of its parts: one more does no
+            // harm.
+            raise(resumedInterrupts | Interrupt.usedBuffer)
+        }
         for index in notifiers.indices where isRunning { queueNotified(index) }
     }
 
@@ -171,6 +194,11 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
         guard token < Self.firstOwnToken else { return descriptorReady(token, readiness) }
         notifiers[Int(token)].event.drain()
         if isRunning { queueNotified(Int(token)) }
+    }
+
+    /// Has the loop look at every queue once. For any thread.
+    package final func kickQueues() {
+        for notifier in notifiers { notifier.event.signal() }
     }
 
     // MARK: - Interrupts and configuration
@@ -247,15 +275,24 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
         registers.withLock { transport in
             for index in queues.indices { transport.setQueue(index, queues[index].state) }
             return VirtioDeviceState(
-                transport: transport, interruptStatus: interruptStatus.load(ordering: .acquiring))
+                record: transport.record, interruptStatus: interruptStatus.load(ordering: .acquiring))
         }
     }
 
     /// Gives a fresh device a kept state, before it is attached; it runs from then on if it ran when that was taken.
-    package final func restore(_ state: VirtioDeviceState) {
+    /// Its driver is told if the device's own configuration is another than it was.
+    /// - Returns: false when the state is not of such a device.
+    package final func restore(_ state: VirtioDeviceState) -> Bool {
         precondition(attachedLoop == nil, "a state is restored before the device is attached")
-        registers.withLock { $0 = state.transport }
+        let outcome: (isActive: Bool, isSame: Bool)? = registers.withLock { transport in
+            guard transport.resume(state.record) else { return nil }
+            return (transport.isActive, transport.configuration == state.record.configuration)
+        }
+        guard let outcome else { return false }
         interruptStatus.store(state.interruptStatus, ordering: .releasing)
-        if state.transport.isActive { startRequested.store(true, ordering: .releasing) }
+        isResuming = outcome.isActive
+        resumedInterrupts = outcome.isSame ? 0 : Interrupt.configurationChange
+        startRequested.store(outcome.isActive, ordering: .releasing)
+        return true
     }
 }

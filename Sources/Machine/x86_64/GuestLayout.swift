@@ -9,6 +9,7 @@
 ///        0x9000  page tables                                      0xfffbc000  identity map page and TSS (Intel)
 ///       0x20000  command line                                    0x100000000  memory above the hole
 ///       0x9fc00  MP table
+///       0xdf000  generation identifier
 ///       0xe0000  RSDP and the ACPI tables
 ///      0x100000  memory: kernel, …, initrd at its end; up to 3 GiB
 package enum GuestLayout {
@@ -22,6 +23,7 @@ package enum GuestLayout {
     package static let commandLineCapacity = 2048
     static let multiprocessorTable: UInt64 = 0x9fc00
     static let multiprocessorTableCapacity = 0x400
+    static let generationIdentifier: UInt64 = 0xd_f000
     static let acpiTables: UInt64 = 0xe0000
     static let acpiTablesCapacity = 0x2_0000
     static let highMemory: UInt64 = 0x10_0000
@@ -37,6 +39,8 @@ package enum GuestLayout {
     /// Interrupt lines for virtio devices. First those that nothing on a PC lays claim to, last those that a
     /// distribution's drivers for legacy devices may ask for too. 4 is the serial port's, 9 is kept for ACPI events.
     static let deviceInterrupts: [UInt32] = [5, 6, 7, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23, 13, 14, 15, 3, 8, 12]
+    /// The generic event device's.
+    static let eventInterrupt: UInt32 = 9
     static let interruptLineCount: UInt32 = 24
 
     /// The most virtio devices a machine can have.

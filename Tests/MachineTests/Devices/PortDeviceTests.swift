@@ -2,6 +2,7 @@
 
 import Platform
 import Synchronization
+import TestSupport
 import Testing
 import VirtioTestSupport
 
@@ -23,12 +24,12 @@ import VirtioTestSupport
         return bytes
     }
 
-    @Test func resetsPowerOffAndPanicAreToldApart() {
+    @Test func resetsPowerOffAndPanicAreToldApart() throws {
         let events = Events()
-        let keyboard = I8042(report: events.report)
+        let keyboard = try I8042(report: events.report)
         let panic = PVPanic(report: events.report)
         let power = PowerControl(report: events.report)
-        write(keyboard, 0x64, [0xd1])
+        write(keyboard, 0x64, [0xd4])
         write(keyboard, 0x64, [0xfe])
         #expect(read(panic, 0x505, 4) == [1, 0xff, 0xff, 0xff])
         write(panic, 0x505, [1])

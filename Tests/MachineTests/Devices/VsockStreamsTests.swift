@@ -3,6 +3,7 @@
 import Glibc
 import Platform
 import Synchronization
+import TestSupport
 import Testing
 import Virtio
 import VirtioTestSupport

@@ -66,7 +66,12 @@ extension NetDevice {
         if header.isFor(features: features, frameCount: record.count - NetRecord.headerSize) {
             guard let buffers = try unsafe put(record, at: staged) else { return false }
             staged += buffers
-            if buffers > 0 { counters.toGuest += 1 } else { counters.droppedToGuest += 1 }
+            if buffers > 0 {
+                counters.toGuest += 1
+                counters.bytesToGuest &+= UInt64(record.count)
+            } else {
+                counters.droppedToGuest += 1
+            }
         } else {
             counters.droppedToGuest += 1
         }

@@ -17,6 +17,9 @@ package enum NetPeer: Sendable {
 package struct NetCounters: Equatable, Sendable {
     package var toGuest: UInt64 = 0
     package var fromGuest: UInt64 = 0
+    /// In bytes, with their virtio headers.
+    package var bytesToGuest: UInt64 = 0
+    package var bytesFromGuest: UInt64 = 0
     /// Not fit for the guest, or too long for the buffers that it gives.
     package var droppedToGuest: UInt64 = 0
     /// While there was no carrier, or outside the bounds of a frame.
@@ -169,6 +172,10 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
         tellAboutGuest()
     }
 
+    override func openDescriptors() -> [Int32] {
+        super.openDescriptors() + (link.map { [$0.raw] } ?? [])
+    }
+
     override func queueNotified(_ index: Int) {
         if index == Queue.receive { receive() } else { transmit() }
     }
@@ -224,6 +231,9 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
         if batch.count > 0, let link {
             let sent = batch.send(link.raw)
             counters.fromGuest += UInt64(max(0, sent))
+            for index in 0..<max(0, min(sent, batch.count)) {
+                counters.bytesFromGuest &+= UInt64(transmitChains[positions[index]].readable.byteCount)
+            }
             if sent < batch.count {
                 used = try stopped(sent, code: sent < 0 ? clinux_errno() : EAGAIN, taken: taken)
             }

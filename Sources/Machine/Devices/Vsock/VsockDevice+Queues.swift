@@ -41,6 +41,8 @@ extension VsockDevice {
         guard let header, header.sourceCID == guestCID, header.destinationCID == VsockHeader.hostCID else { return }
         let key = VsockKey(hostPort: header.destinationPort, guestPort: header.sourcePort)
         let carries = header.operation == VsockHeader.Operation.data ? Int(header.count) : 0
+        counters.packetsFromGuest &+= 1
+        counters.bytesFromGuest &+= UInt64(carries)
         guard header.type == VsockHeader.streamType, carries <= transmitChain.readable.byteCount else {
             if header.operation != VsockHeader.Operation.reset { resets.append(key) }
             return
@@ -94,6 +96,8 @@ extension VsockDevice {
                     break
                 }
                 if let written = try fillBuffer() {
+                    counters.packetsToGuest &+= 1
+                    counters.bytesToGuest &+= UInt64(max(0, written - VsockHeader.size))
                     queues[Queue.receive].stage(head: receiveChain.head, written: written, at: staged)
                     staged += 1
                     if staged == Self.queueSize / 4 { publish(&staged) }

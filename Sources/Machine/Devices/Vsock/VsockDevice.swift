@@ -47,6 +47,7 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
     let listener: Descriptor
 
     // The loop thread's.
+    var counters = VsockCounters()
     var streams: [VsockKey: VsockStream] = [:]
     private var slots: [VsockStream?] = []
     private var freeSlots: [Int] = []
@@ -62,6 +63,13 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
     let transmitChain: DescriptorChain
     /// Packets wait in the transmit queue until resets have left.
     var transmitIsHeldUp = false
+    private enum TransportReset: Equatable {
+        /// The driver has given no buffer for events yet.
+        case owed
+        /// The driver has so many buffers left with us.
+        case told(buffers: UInt16)
+    }
+    private var transportReset: TransportReset?
 
     /// - Parameters:
     ///   - guestCID: the guest's address, 3 or above.
@@ -87,7 +95,33 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
     // MARK: - Life
 
     override func activate() {
-        listen()
+        if isResuming {
+            transportReset = .owed
+            oweTransportReset()
+        } else {
+            listen()
+        }
+    }
+
+    /// A device that goes on from a kept state has lost its streams. The guest is told so, and new ones, in either
+    /// direction, come only when it has dropped the old: it says that by giving the event's buffer back.
+    private func oweTransportReset() {
+        do {
+            if transportReset == .owed {
+                guard resetTransport() else {
+                    _ = try queues[Queue.event].requestNotifications()
+                    return
+                }
+                transportReset = .told(buffers: try queues[Queue.event].waiting())
+            }
+            guard case .told(let buffers) = transportReset else { return }
+            guard try queues[Queue.event].requestNotifications(beyond: buffers) else { return }
+            transportReset = nil
+            listen()
+            takePackets()
+        } catch {
+            fail("\(error)")
+        }
     }
 
     /// Programs that connect before the guest's driver is ready wait in the backlog.
@@ -104,6 +138,7 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
         attachedLoop?.setTimer(self, token: Timer.listenAgain, afterMilliseconds: nil)
         hasDeadlines = false
         transmitIsHeldUp = false
+        transportReset = nil
     }
 
     func stopListening() {
@@ -137,11 +172,15 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
         }
     }
 
+    override func openDescriptors() -> [Int32] {
+        super.openDescriptors() + [listener.raw] + slots.compactMap { $0?.socket.raw }
+    }
+
     override func queueNotified(_ index: Int) {
         switch index {
         case Queue.receive: deliver()
-        case Queue.transmit: takePackets()
-        default: break
+        case Queue.transmit: if transportReset == nil { takePackets() }
+        default: if transportReset != nil { oweTransportReset() }
         }
     }
 

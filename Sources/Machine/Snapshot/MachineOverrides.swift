@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import MachineAPI
+
+/// What of a machine is another than in the one that it goes on from, by the names of that one's configuration.
+package struct MachineOverrides: Equatable, Sendable {
+    package struct Drive: Equatable, Sendable {
+        package var identifier: String
+        package var content: MachineAPI.Drive.Content
+
+        package init(identifier: String, content: MachineAPI.Drive.Content) {
+            self.identifier = identifier
+            self.content = content
+        }
+    }
+
+    package struct Interface: Equatable, Sendable {
+        package var identifier: String
+        package var peer: NetworkInterface.Peer
+        /// The address in the device's configuration. Linux looks at that when its driver starts, not at a restore.
+        package var guestMAC: MachineAPI.MACAddress?
+
+        package init(identifier: String, peer: NetworkInterface.Peer, guestMAC: MachineAPI.MACAddress? = nil) {
+            self.identifier = identifier
+            self.peer = peer
+            self.guestMAC = guestMAC
+        }
+    }
+
+    package var drives: [Drive] = []
+    package var networkInterfaces: [Interface] = []
+    /// The unix socket of the vsock device; nil for that of the state.
+    package var vsockPath: String?
+    /// Where the console's output goes; nil for where it went.
+    package var serial: Serial?
+
+    package init() {}
+
+    /// The configuration of the machine, which was saved with `saved`.
+    func apply(to saved: MachineConfiguration) throws(MachineError) -> MachineConfiguration {
+        var result = saved
+        for override in drives {
+            guard let index = result.drives.firstIndex(where: { $0.identifier == override.identifier }) else {
+                throw .configuration(
+                    field: "drive_overrides", problem: "the saved machine has no drive \(override.identifier)")
+            }
+            result.drives[index].content = override.content
+            if case .extents = override.content { result.drives[index].isReadOnly = true }
+        }
+        for override in networkInterfaces {
+            guard let index = result.networkInterfaces.firstIndex(where: { $0.identifier == override.identifier })
+            else {
+                throw .configuration(
+                    field: "network_overrides",
+                    problem: "the saved machine has no network interface \(override.identifier)")
+            }
+            result.networkInterfaces[index].peer = override.peer
+            if let address = override.guestMAC { result.networkInterfaces[index].guestMAC = address }
+        }
+        if let vsockPath {
+            guard result.vsock != nil else {
+                throw .configuration(field: "vsock_override", problem: "the saved machine has no vsock device")
+            }
+            result.vsock?.socketPath = vsockPath
+        }
+        if let serial { result.serial = serial }
+        return result
+    }
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Glibc
+internal import Platform
+internal import Wire
+
+/// A snapshot's memory file: the guest's memory as the mapping has it, its ranges one after another, zero pages left
+/// out as holes; behind it a page that says whose memory it is. Docs/SNAPSHOT-FORMAT.md.
+enum MemoryFile {
+    static let magic = Array("MARTMEMY".utf8)
+    static let version: UInt32 = 1
+    /// In bytes, a whole page.
+    static let trailerSize: UInt64 = 4096
+
+    static func trailer(_ state: MachineState) -> [UInt8] {
+        var bytes = magic
+        bytes.appendInteger(version)
+        bytes.appendInteger(SnapshotFile.architecture)
+        bytes.appendInteger(state.memorySize)
+        bytes += state.identifier.bytes
+        bytes.appendInteger(state.kind == .full ? 0 : 1 as UInt32)
+        while bytes.count < 60 { bytes.append(0) }
+        bytes.appendInteger(CRC32C.of(bytes))
+        while bytes.count < Int(trailerSize) { bytes.append(0) }
+        return bytes
+    }
+
+    /// Fails unless the file is the memory of that snapshot.
+    static func check(_ file: borrowing Descriptor, _ path: String, _ state: MachineState) throws(MachineError) {
+        let size = try system("the memory file \(path)") { () throws(SystemError) in try file.size() }
+        let expected = state.memorySize + trailerSize
+        var trailer = [UInt8](repeating: 0, count: 64)
+        let start = size >= trailerSize ? size - trailerSize : 0
+        let raw = file.raw
+        let count = unsafe trailer.withUnsafeMutableBytes { space in
+            retryingInterrupts { unsafe pread(raw, space.baseAddress, space.count, off_t(clamping: start)) }
+        }
+        guard count >= 0 else { throw .system("the memory file \(path)", SystemError("pread")) }
+        let isOurs = count == trailer.count && trailer.starts(with: magic)
+        guard isOurs || size < expected else { throw .snapshot(path: path, .foreignMemory) }
+        guard size == expected, isOurs else {
+            throw .snapshot(path: path, .wrongLength(announced: expected, present: size))
+        }
+        guard CRC32C.of(trailer[..<60]) == trailer.integer(at: 60, as: UInt32.self) else {
+            throw .snapshot(path: path, .damaged("its last page"))
+        }
+        guard trailer.integer(at: 8, as: UInt32.self) == version else {
+            throw .snapshot(path: path, .newer(version: trailer.integer(at: 8) ?? 0, monitor: "another"))
+        }
+        guard trailer[24..<40].elementsEqual(state.identifier.bytes),
+            trailer.integer(at: 16, as: UInt64.self) == state.memorySize
+        else { throw .snapshot(path: path, .otherMemory) }
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Glibc
+internal import Platform
+
+/// The two files of a snapshot.
+package struct SnapshotFiles: Equatable, Sendable {
+    package var state: String
+    package var memory: String
+
+    package init(state: String, memory: String) {
+        self.state = state
+        self.memory = memory
+    }
+
+    /// Makes one full snapshot of a full one and the diffs that go on from it, in their order: it is the last one's. The
+    /// files stay as they are.
+    package static func join(
+        _ base: SnapshotFiles, _ diffs: [SnapshotFiles], to result: SnapshotFiles
+    ) throws(MachineError) {
+        var state = try Machine.readState(base.state)
+        guard state.kind == .full else { throw .snapshot(path: base.state, .malformed("a chain begins with a diff")) }
+        let drafts = SnapshotDrafts(state: result.state, memory: result.memory)
+        do throws(MachineError) {
+            let file = try purpose(result.memory) { () throws(SystemError) in
+                try Descriptor.open(drafts.memoryDraft, .createNew, permissions: 0o600)
+            }
+            try copy(base.memory, state, [0..<state.memorySize], to: file)
+            for diff in diffs {
+                let next = try Machine.readState(diff.state)
+                guard next.kind == .diff, next.parent == state.identifier, next.memoryRanges == state.memoryRanges
+                else {
+                    throw .snapshot(path: diff.state, .malformed("it is no diff of the snapshot before it"))
+                }
+                try copy(diff.memory, next, next.memoryParts, to: file)
+                state = next
+            }
+            state.kind = .full
+            state.parent = nil
+            state.memoryParts = []
+            let trailer = MemoryFile.trailer(state)
+            let (raw, offset) = (file.raw, Int(state.memorySize))
+            try purpose(result.memory) { () throws(SystemError) in
+                let count = unsafe trailer.withUnsafeBytes { bytes in
+                    retryingInterrupts { unsafe pwrite(raw, bytes.baseAddress, bytes.count, offset) }
+                }
+                guard count == trailer.count else {
+                    throw SystemError("pwrite", code: count < 0 ? clinux_errno() : EIO)
+                }
+                guard retryingInterrupts({ fdatasync(raw) }) == 0 else { throw SystemError("fdatasync") }
+            }
+            try drafts.finish(state, isDurable: true)
+        } catch {
+            drafts.remove()
+            throw error
+        }
+    }
+
+    private static func purpose<Result: ~Copyable>(
+        _ path: String, _ body: () throws(SystemError) -> Result
+    ) throws(MachineError) -> Result {
+        try system("the memory file \(path)", body)
+    }
+
+    private static func copy(
+        _ path: String, _ state: MachineState, _ parts: [Range<UInt64>], to file: borrowing Descriptor
+    ) throws(MachineError) {
+        let source = try purpose(path) { () throws(SystemError) in try Descriptor.open(path, .readOnly) }
+        try MemoryFile.check(source, path, state)
+        do throws(SystemError) {
+            try file.truncate(to: state.memorySize)
+            for part in parts { try copy(part, from: source, to: file, skipsHoles: state.kind == .full) }
+        } catch {
+            throw .system("the memory file \(path)", error)
+        }
+    }
+
+    /// - Parameter skipsHoles: the target has zeros there already.
+    private static func copy(
+        _ part: Range<UInt64>, from source: borrowing Descriptor, to file: borrowing Descriptor, skipsHoles: Bool
+    ) throws(SystemError) {
+        var position = part.lowerBound
+        while position < part.upperBound {
+            var end = part.upperBound
+            if skipsHoles {
+                let data = lseek(source.raw, Int(position), CLINUX_SEEK_DATA)
+                if data < 0, clinux_errno() == ENXIO { return }
+                if data >= 0 {
+                    guard UInt64(data) < part.upperBound else { return }
+                    position = max(position, UInt64(data))
+                    let hole = lseek(source.raw, data, CLINUX_SEEK_HOLE)
+                    if hole > data { end = min(end, UInt64(hole)) }
+                }
+            }
+            while position < end { position += try copyOnce(position..<end, from: source, to: file) }
+        }
+    }
+
+    private static func copyOnce(
+        _ part: Range<UInt64>, from source: borrowing Descriptor, to file: borrowing Descriptor
+    ) throws(SystemError) -> UInt64 {
+        let (from, to, offset) = (source.raw, file.raw, Int64(part.lowerBound))
+        let length = Int(part.upperBound - part.lowerBound)
+        let count = retryingInterrupts { clinux_copy_file_part(from, offset, to, offset, length) }
+        if count > 0 { return UInt64(count) }
+        if count < 0, ![EXDEV, EINVAL, EOPNOTSUPP, ENOSYS].contains(clinux_errno()) {
+            throw SystemError("copy_file_range")
+        }
+        // Not between these file systems, or not from this one: by hand.
+        var bytes = [UInt8](repeating: 0, count: min(1 << 20, length))
+        let outcome: Result<UInt64, SystemError> = unsafe bytes.withUnsafeMutableBytes { space in
+            let got = retryingInterrupts { unsafe pread(from, space.baseAddress, space.count, Int(offset)) }
+            guard got > 0 else { return .failure(SystemError("pread", code: got < 0 ? clinux_errno() : EIO)) }
+            let put = retryingInterrupts { unsafe pwrite(to, space.baseAddress, got, Int(offset)) }
+            guard put > 0 else { return .failure(SystemError("pwrite", code: put < 0 ? clinux_errno() : EIO)) }
+            return .success(UInt64(put))
+        }
+        return try outcome.get()
+    }
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CLinux
+import Glibc
+import Machine
+import MachineAPI
+import Platform
+
+struct ScriptError: Error, CustomStringConvertible {
+    let description: String
+}
+
+/// The steps and the machine that they are about.
+final class Script {
+    private var words: ArraySlice<String>
+    private var machine: Machine?
+    private let console: Console
+    private var stepStart = monotonicNanoseconds()
+
+    init(_ words: [String]) throws {
+        self.words = words[...]
+        console = try Console()
+    }
+
+    private func next() throws -> String {
+        guard let word = words.popFirst() else { throw ScriptError(description: "a word is missing") }
+        return word
+    }
+
+    private func running() throws -> Machine {
+        guard let machine else { throw ScriptError(description: "there is no machine yet") }
+        return machine
+    }
+
+    func run() throws {
+        while let step = words.popFirst() {
+            stepStart = monotonicNanoseconds()
+            let result = try perform(step)
+            let time = (monotonicNanoseconds() - stepStart) / 1000
+            say("step \(step) \(time) us\(result.isEmpty ? "" : ": \(result)")")
+        }
+        if let machine { say("ended: \(machine.finish())") }
+        console.remove()
+    }
+
+    private func perform(_ step: String) throws -> String {
+        switch step {
+        case "boot":
+            var configuration = try MachineConfiguration(parsing: try Files.read(try next(), limit: 1 << 20))
+            configuration.serial.outputPath = console.path
+            machine = try Machine(configuration, observer: observer())
+            try running().start()
+        case "restore":
+            var request = RestoreRequest(statePath: try next(), memory: .file(try next()))
+            request.serial = Serial(outputPath: console.path)
+            machine = try Machine(restoring: request, observer: observer())
+            try running().start(paused: true)
+        case "snapshot": try running().createSnapshot(state: try next(), memory: try next(), kind: .full)
+        case "diff": try running().createSnapshot(state: try next(), memory: try next(), kind: .diff)
+        case "live":
+            let report = try running().createLiveSnapshot(state: try next(), memory: try next())
+            return "\(report)"
+        case "join":
+            let base = SnapshotFiles(state: try next(), memory: try next())
+            let diff = SnapshotFiles(state: try next(), memory: try next())
+            try SnapshotFiles.join(base, [diff], to: SnapshotFiles(state: try next(), memory: try next()))
+        case "fork":
+            let children = Int(try next()) ?? 1
+            return try fork(children)
+        case "end":
+            let exit = try running().finish()
+            machine = nil
+            return "\(exit)"
+        case "until": return try console.line(with: try next())
+        case "lines":
+            var last = ""
+            for _ in 0..<(Int(try next()) ?? 0) { last = try console.line(with: "") }
+            return last
+        case "pause": try running().pause()
+        case "resume": try running().resume()
+        case "attach-drive":
+            let drive = Drive(identifier: try next(), content: .path(try next()))
+            return "slot \(try running().attach(drive))"
+        default: throw ScriptError(description: "\(step): no such step")
+        }
+        return ""
+    }
+
+    /// Forks; each child writes three lines of its console with its number, and ends.
+    private func fork(_ count: Int) throws -> String {
+        var children: [MachineOverrides] = []
+        let consoles = try (0..<count).map { _ in try Console() }
+        for console in consoles {
+            var child = MachineOverrides()
+            child.serial = Serial(outputPath: console.path)
+            if try running().configuration.vsock != nil { child.vsockPath = "\(console.path).vsock" }
+            children.append(child)
+        }
+        let observer = observer()
+        let start = monotonicNanoseconds()
+        let outcomes = try running().fork(children, observer: { _ in observer }) { index, machine in
+            do {
+                let made = (monotonicNanoseconds() - start) / 1000
+                try machine.start()
+                let first = try consoles[index].line(with: "tick")
+                let time = (monotonicNanoseconds() - start) / 1000
+                say("child \(index): made after \(made) us, first line after \(time) us: \(first)")
+                var last = ""
+                for _ in 0..<3 { last = try consoles[index].line(with: "tick") }
+                machine.finish()
+                say("child \(index): done: \(last)")
+            } catch {
+                say("child \(index): FAILED: \(error)")
+            }
+            exit(0)
+        }
+        return "\(outcomes)"
+    }
+
+    private func observer() -> MachineObserver {
+        var observer = MachineObserver()
+        observer.log = { level, text in say("log: \(level): \(text)") }
+        return observer
+    }
+}
+
+/// What the guest writes, line by line, through a named pipe.
+///
+/// `@unchecked Sendable`: of one thread in each process.
+final class Console: @unchecked Sendable {
+    let path: String
+    private let pipe: Descriptor
+    private var pending: [UInt8] = []
+
+    init() throws {
+        path = "/tmp/machine-console-\(getpid())-\(monotonicNanoseconds())"
+        guard mkfifo(path, 0o600) == 0 else { throw SystemError("mkfifo", path) }
+        // Open for both, so that it does not end with a machine.
+        pipe = try Descriptor.open(path, .readWrite)
+    }
+
+    func remove() { Files.remove(path) }
+
+    /// The next line that has a text in it. A fault that the guest reports ends everything.
+    func line(with text: String) throws -> String {
+        while true {
+            let line = try nextLine()
+            if ["FAULT", "Kernel panic", "BUG", "lockup"].contains(where: { line.contains($0) }) {
+                throw ScriptError(description: "the guest says: \(line)")
+            }
+            if line.contains(text) { return line }
+        }
+    }
+
+    private func nextLine() throws -> String {
+        while true {
+            if let end = pending.firstIndex(of: 0x0a) {
+                let line = String(decoding: pending[..<end].filter { $0 >= 0x20 }, as: UTF8.self)
+                pending.removeFirst(end + 1)
+                return line
+            }
+            var watched = pollfd(fd: pipe.raw, events: Int16(POLLIN), revents: 0)
+            guard poll(&watched, 1, 20_000) == 1 else {
+                throw ScriptError(description: "the guest says nothing for 20 seconds")
+            }
+            var bytes = [UInt8](repeating: 0, count: 4096)
+            let count = bytes.withUnsafeMutableBytes { read(pipe.raw, $0.baseAddress, $0.count) }
+            guard count > 0 else { throw SystemError("read", path) }
+            pending += bytes[..<count]
+        }
+    }
+}
+
+/// One line to standard output, at once.
+func say(_ text: String) {
+    let line = Array("\(text)\n".utf8)
+    _ = line.withUnsafeBytes { write(STDOUT_FILENO, $0.baseAddress, $0.count) }
+}
