@@ -52,6 +52,7 @@ extension MachineConfiguration {
         try view.requireMembers(
             among: [
                 "boot-source", "machine-config", "drives", "network-interfaces", "vsock", "entropy", "serial", "logger",
+                "spare-slots",
             ] + Self.refused)
         self.init(bootSource: try BootSource(reading: view.required("boot-source")))
         if let field = try view.optional("machine-config") { machine = try MachineSettings(reading: field) }
@@ -71,6 +72,9 @@ extension MachineConfiguration {
             serial.outputPath = try field.optional("serial_out_path")?.path()
         }
         if let field = try view.optional("logger") { logger = try Logger(reading: field) }
+        if let field = try view.optional("spare-slots") {
+            spareSlotCount = Int(try field.unsigned(in: 0...UInt64(Self.spareSlotLimit)))
+        }
         try checkIdentifiers(view)
     }
 
@@ -179,8 +183,9 @@ extension Drive {
         if let field = try view.optional("cache_type") {
             cache = Cache(rawValue: try field.word(among: Cache.allCases.map(\.rawValue))) ?? .unsafe
         }
-        // Both names are taken: how requests reach the file is the monitor's affair.
-        _ = try view.optional("io_engine")?.word(among: ["Sync", "Async"])
+        if let field = try view.optional("io_engine") {
+            engine = Engine(rawValue: try field.word(among: Engine.allCases.map(\.rawValue))) ?? .sync
+        }
     }
 
     private static func extents(_ field: JSONView) throws(JSONMismatch) -> [Extent] {
@@ -255,14 +260,20 @@ extension Logger {
             }
             self.level = level
         }
+        showsLevel = try view.optional("show_level")?.bool()
+        showsOrigin = try view.optional("show_log_origin")?.bool()
+        module = try view.optional("module")?.string()
     }
 }
 
 extension Logger.Level {
     /// Reads the name of a level, in any case.
     package init?(word: String) {
-        guard let level = Self.allCases.first(where: { $0.rawValue.lowercased() == word.lowercased() }) else {
-            return nil
+        let word = word.lowercased()
+        guard let level = Self.allCases.first(where: { $0.rawValue.lowercased() == word }) else {
+            guard word == "warn" else { return nil }
+            self = .warning
+            return
         }
         self = level
     }

@@ -16,11 +16,11 @@ extension MachineConfiguration {
             ("mem_size_mib", .number(machine.memoryInMiB)),
             ("smt", machine.simultaneousMultithreading ? true : nil),
             ("track_dirty_pages", machine.tracksDirtyPages ? true : nil),
-            ("huge_pages", machine.hugePages == .transparent ? nil : .string(machine.hugePages.rawValue)),
+            ("huge_pages", machine.hugePages == .none ? nil : .string(machine.hugePages.rawValue)),
             ("acpi", machine.acpi ? nil : false),
         ])
-        if !drives.isEmpty { result["drives"] = .array(drives.map(drive)) }
-        if !networkInterfaces.isEmpty { result["network-interfaces"] = .array(networkInterfaces.map(interface)) }
+        if !drives.isEmpty { result["drives"] = .array(drives.map(\.json)) }
+        if !networkInterfaces.isEmpty { result["network-interfaces"] = .array(networkInterfaces.map(\.json)) }
         if let vsock {
             result["vsock"] = object([
                 ("guest_cid", .number(vsock.guestCID)), ("uds_path", .string(vsock.socketPath)),
@@ -30,18 +30,38 @@ extension MachineConfiguration {
         if let path = serial.outputPath { result["serial"] = object([("serial_out_path", .string(path))]) }
         if logger != Logger() {
             result["logger"] = object([
-                ("log_path", logger.path.map(JSON.string)), ("level", .string(logger.level.rawValue)),
+                ("log_path", logger.path.map(JSON.string)), ("level", (logger.level?.rawValue).map(JSON.string)),
+                ("show_level", logger.showsLevel.map(JSON.bool)),
+                ("show_log_origin", logger.showsOrigin.map(JSON.bool)), ("module", logger.module.map(JSON.string)),
             ])
         }
+        if spareSlotCount > 0 { result["spare-slots"] = .number(spareSlotCount) }
         return .object(result)
     }
+}
 
-    private func drive(_ drive: Drive) -> JSON {
-        var members: [(String, JSON?)] = [("drive_id", .string(drive.identifier))]
-        switch drive.content {
+extension NetworkInterface {
+    /// The interface as a configuration lists it, and as the API takes it.
+    package var json: JSON {
+        var members: [(String, JSON?)] = [("iface_id", .string(identifier))]
+        switch peer {
+        case .tap(let name): members.append(("host_dev_name", .string(name)))
+        case .socket(let path): members.append(("socket_path", .string(path)))
+        }
+        members.append(("guest_mac", (guestMAC?.description).map(JSON.string)))
+        members.append(("mtu", mtu.map(JSON.number)))
+        return object(members)
+    }
+}
+
+extension Drive {
+    /// The drive as a configuration lists it, and as the API takes it.
+    package var json: JSON {
+        var members: [(String, JSON?)] = [("drive_id", .string(identifier))]
+        switch content {
         case .path(let path):
             members.append(("path_on_host", .string(path)))
-            members.append(("is_read_only", .bool(drive.isReadOnly)))
+            members.append(("is_read_only", .bool(isReadOnly)))
         case .extents(let extents):
             let list = extents.map { extent in
                 object([
@@ -52,26 +72,16 @@ extension MachineConfiguration {
             }
             members.append(("extents", .array(list)))
         }
-        members.append(("is_root_device", .bool(drive.isRootDevice)))
-        members.append(("partuuid", drive.partitionIdentifier.map(JSON.string)))
-        members.append(("cache_type", .string(drive.cache.rawValue)))
+        members.append(("is_root_device", .bool(isRootDevice)))
+        members.append(("partuuid", partitionIdentifier.map(JSON.string)))
+        members.append(("cache_type", .string(cache.rawValue)))
+        if engine != .sync { members.append(("io_engine", .string(engine.rawValue))) }
         return object(members)
     }
+}
 
-    private func interface(_ interface: NetworkInterface) -> JSON {
-        var members: [(String, JSON?)] = [("iface_id", .string(interface.identifier))]
-        switch interface.peer {
-        case .tap(let name): members.append(("host_dev_name", .string(name)))
-        case .socket(let path): members.append(("socket_path", .string(path)))
-        }
-        members.append(("guest_mac", (interface.guestMAC?.description).map(JSON.string)))
-        members.append(("mtu", interface.mtu.map(JSON.number)))
-        return object(members)
-    }
-
-    private func object(_ members: [(String, JSON?)]) -> JSON {
-        var result = JSONObject()
-        for (name, value) in members { result[name] = value }
-        return .object(result)
-    }
+private func object(_ members: [(String, JSON?)]) -> JSON {
+    var result = JSONObject()
+    for (name, value) in members { result[name] = value }
+    return .object(result)
 }

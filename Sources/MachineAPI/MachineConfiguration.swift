@@ -11,6 +11,11 @@ package struct MachineConfiguration: Equatable, Sendable {
     package var hasEntropyDevice = false
     package var serial = Serial()
     package var logger = Logger()
+    /// How many virtio windows are kept empty for devices that come while the machine runs.
+    package var spareSlotCount = 0
+
+    /// As many virtio windows as a machine has.
+    package static let spareSlotLimit = 19
 
     package init(bootSource: BootSource) { self.bootSource = bootSource }
 }
@@ -35,9 +40,10 @@ package struct BootSource: Equatable, Sendable {
 
 package struct MachineSettings: Equatable, Sendable {
     package enum HugePages: String, Equatable, Sendable, CaseIterable {
-        /// What the system does for all programs.
+        /// What the system does for all programs: pages of 4 KiB, unless transparent huge pages are on for all of them.
         case none = "None"
-        /// Transparent huge pages are asked for.
+        /// Transparent huge pages are asked for: each page that a guest touches first is an exit, and there are up to
+        /// 512 times fewer.
         case transparent = "Transparent"
     }
 
@@ -46,8 +52,7 @@ package struct MachineSettings: Equatable, Sendable {
     /// Two threads a core instead of one.
     package var simultaneousMultithreading = false
     package var tracksDirtyPages = false
-    /// Large pages unless told otherwise: each page that a guest touches first is an exit, and there are 512 times fewer.
-    package var hugePages = HugePages.transparent
+    package var hugePages = HugePages.none
     /// Whether devices are announced in ACPI tables, or, for kernels without ACPI, on the command line.
     package var acpi = true
 
@@ -85,6 +90,12 @@ package struct Drive: Equatable, Sendable {
         case writeback = "Writeback"
     }
 
+    /// How Firecracker would do a disk's requests. Here that is the monitor's affair; the word is kept for whoever asks.
+    package enum Engine: String, Equatable, Sendable, CaseIterable {
+        case sync = "Sync"
+        case async = "Async"
+    }
+
     package var identifier: String
     package var content: Content
     /// The kernel is told to mount it as its root.
@@ -93,6 +104,7 @@ package struct Drive: Equatable, Sendable {
     /// The root's partition instead of the whole disk.
     package var partitionIdentifier: String?
     package var cache = Cache.unsafe
+    package var engine = Engine.sync
 
     package init(identifier: String, content: Content, isReadOnly: Bool = false) {
         self.identifier = identifier
@@ -129,16 +141,26 @@ package struct MACAddress: Equatable, Sendable, CustomStringConvertible {
     package let bytes: [UInt8]
 
     /// Reads `06:00:ac:10:00:02`; nil for anything else, and for the addresses of groups.
-    package init?(_ text: String) {
+    /// - Parameter ofAnyKind: take the address of a group too, which guests refuse and Firecracker does not.
+    package init?(_ text: String, ofAnyKind: Bool = false) {
         var bytes: [UInt8] = []
         for part in text.split(separator: ":", omittingEmptySubsequences: false) {
             guard part.utf8.count == 2, !part.hasPrefix("+"), !part.hasPrefix("-"), let byte = UInt8(part, radix: 16)
             else { return nil }
             bytes.append(byte)
         }
-        guard bytes.count == 6, bytes[0] & 1 == 0 else { return nil }
+        guard bytes.count == 6, ofAnyKind || bytes[0] & 1 == 0 else { return nil }
         self.bytes = bytes
     }
+
+    /// One that no maker has assigned.
+    package static func random() -> MACAddress {
+        var generator = SystemRandomNumberGenerator()
+        let number: UInt64 = generator.next()
+        return MACAddress(bytes: [0x06] + (1..<6).map { UInt8(truncatingIfNeeded: number >> UInt64(8 * $0)) })
+    }
+
+    private init(bytes: [UInt8]) { self.bytes = bytes }
 
     package var description: String {
         bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
@@ -179,7 +201,12 @@ package struct Logger: Equatable, Sendable {
 
     /// nil for the monitor's standard error.
     package var path: String?
-    package var level = Level.warning
+    /// nil for the default, which is Warning for a monitor with a configuration file and Info for one without.
+    package var level: Level?
+    package var showsLevel: Bool?
+    package var showsOrigin: Bool?
+    /// Only messages of this part of the monitor are written.
+    package var module: String?
 
     package init() {}
 }

@@ -7,12 +7,13 @@ internal import MachineAPI
 internal import Platform
 internal import Wire
 
-/// The monitor's exit statuses.
+/// The monitor's exit statuses, which are Firecracker's.
 enum ExitStatus {
     static let ended: Int32 = 0
     static let failed: Int32 = 1
     static let badConfiguration: Int32 = 152
     static let badArguments: Int32 = 153
+    static let hangup: Int32 = 156
 }
 
 @main
@@ -21,6 +22,7 @@ enum Monitor {
         let start = monotonicNanoseconds()
         clinux_single_malloc_arena()
         ignoreBrokenPipes()
+        endOnCrashes()
         let arguments: Arguments
         do throws(Arguments.Problem) { arguments = try Arguments(CommandLine.arguments) } catch {
             fail(error.text, ExitStatus.badArguments)
@@ -28,7 +30,14 @@ enum Monitor {
         if arguments.showsHelp {
             print(Arguments.help, terminator: "")
         } else if arguments.showsVersion {
-            print("martlet-vmm \(monitorVersion)")
+            // Clients read the version of the API they can speak from the first line.
+            print("Firecracker v\(apiVersion)\nmartlet-vmm v\(monitorVersion), which speaks that version's API")
+        } else if arguments.showsSnapshotVersion {
+            print("v\(SnapshotVersion.current).0.0")
+        } else if let path = arguments.describedSnapshot {
+            do throws(MachineError) { print("v\(try SnapshotVersion.of(path)).0.0") } catch {
+                fail("--describe-snapshot: \(error)", ExitStatus.failed)
+            }
         } else {
             exit(run(arguments, start: start))
         }
@@ -41,33 +50,19 @@ enum Monitor {
     }
 
     private static func run(_ arguments: Arguments, start: UInt64) -> Int32 {
-        let configuration = readConfiguration(arguments)
+        let description = arguments.configurationPath.map(readDescription)
         let status = StatusReport(adopt(arguments.statusDescriptor, "--status-fd"))
         let lifeline = adopt(arguments.lifelineDescriptor, "--lifeline-fd")
-        let log = openLog(arguments, configuration.logger)
+        let log = openLog(arguments, description?.logger)
+        let metrics = openMetrics(arguments)
+        let socket = arguments.socketPath.map { path in SocketHolder(listen(path), path) }
         do throws(MachineError) {
-            let signals = try signalQueue()
-            var observer = MachineObserver()
-            observer.log = { log.write($0, $1) }
-            observer.firstInstruction = { status.write("first-instruction") }
-            if arguments.measuresBoot {
-                observer.bootTimer = { value in
-                    guard value == 123 else { return }
-                    let time = (monotonicNanoseconds() - start) / 1000
-                    log.announce("Guest-boot-time = \(time) us")
-                    status.write("boot-timer", [("boot_us", .number(time))])
-                }
-            }
-            let machine = try Machine(configuration, observer: observer)
-            status.write("started", [("pid", .number(getpid())), ("version", .string(monitorVersion))])
-            let exit = try machine.run { () throws(SystemError) in
-                try wait(for: machine, signals, lifeline)
-            }
-            status.write(exit)
-            log.write(.info, "the machine ended: \(exit.reason)\(exit.detail.map { " (\($0))" } ?? "")")
-            guard case .internalError(let text) = exit else { return ExitStatus.ended }
-            fail(text, ExitStatus.failed)
+            let supervision = try makeSupervision(arguments, log, status, metrics)
+            return try supervision.run(description, socket: socket, lifeline: lifeline, start: start)
         } catch {
+            socket?.remove()
+            // Standard error is told anyway.
+            if arguments.logger.path ?? description?.logger.path != nil { log.write(.error, "\(error)") }
             switch error {
             case .configuration: fail("\(error)", ExitStatus.badConfiguration)
             default: fail("\(error)", ExitStatus.failed)
@@ -75,56 +70,19 @@ enum Monitor {
         }
     }
 
-    /// Waits until the machine has ended (nil), or somebody on the host wants it to end.
-    private static func wait(
-        for machine: Machine, _ signals: borrowing SignalQueue, _ lifeline: borrowing Descriptor?
-    ) throws(SystemError) -> MachineExit? {
-        let epoll = try Epoll()
-        try epoll.add(machine.ended.descriptor.raw, .readable, token: 0)
-        try epoll.add(signals.descriptor.raw, .readable, token: 1)
-        if let raw = rawDescriptor(lifeline) { try epoll.add(raw, [.readable, .peerClosed], token: 2) }
-        var events = EpollEvents(capacity: 4)
-        while true {
-            for index in 0..<(try epoll.wait(&events)) {
-                switch events[index].token {
-                case 0: return nil
-                case 1:
-                    guard let signal = signals.next() else { continue }
-                    limitEnd()
-                    return .killed("signal \(signal)")
-                default:
-                    guard let raw = rawDescriptor(lifeline), hasEnded(raw) else { continue }
-                    limitEnd()
-                    return .killed("the lifeline was closed")
-                }
-            }
-        }
-    }
-
-    private static func rawDescriptor(_ descriptor: borrowing Descriptor?) -> Int32? {
-        switch descriptor {
-        case .some(let descriptor): descriptor.raw
-        case .none: nil
-        }
-    }
-
-    /// Whoever wants the machine to end does not wait for ever for a disk that does not answer.
-    private static func limitEnd() {
-        _ = alarm(3)
-    }
-
-    /// Whether nobody holds a pipe's or socket's other side any more. Bytes that came are thrown away.
-    private static func hasEnded(_ raw: Int32) -> Bool {
-        var space: UInt64 = 0
-        return unsafe read(raw, &space, 8) <= 0
-    }
-
     // MARK: - Preparations
 
-    private static func readConfiguration(_ arguments: Arguments) -> MachineConfiguration {
-        guard let path = arguments.configurationPath else {
-            fail("--config-file is missing", ExitStatus.badArguments)
+    private static func makeSupervision(
+        _ arguments: Arguments, _ log: MessageLog, _ status: StatusReport, _ metrics: MetricsWriter
+    ) throws(MachineError) -> Supervision {
+        do throws(SystemError) {
+            return try Supervision(arguments, log: log, status: status, metrics: metrics)
+        } catch {
+            throw .system("the monitor", error)
         }
+    }
+
+    private static func readDescription(_ path: String) -> StartDescription {
         let bytes: [UInt8]
         do throws(SystemError) {
             bytes = try Files.read(path, limit: MachineConfiguration.sizeLimitInBytes)
@@ -132,7 +90,7 @@ enum Monitor {
             fail("--config-file: cannot read \(path): \(error.reason)", ExitStatus.badConfiguration)
         }
         do throws(ConfigurationError) {
-            return try MachineConfiguration(parsing: bytes)
+            return try StartDescription(parsing: bytes)
         } catch {
             fail("\(path): \(error)", ExitStatus.badConfiguration)
         }
@@ -149,26 +107,88 @@ enum Monitor {
         return descriptor
     }
 
-    private static func openLog(_ arguments: Arguments, _ settings: Logger) -> MessageLog {
-        let level = arguments.level ?? settings.level
-        guard let path = arguments.logPath ?? settings.path else {
-            let copy = clinux_fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)
-            guard copy >= 0 else { fail("standard error is closed", ExitStatus.failed) }
-            return MessageLog(Descriptor(owning: copy), level: level, identifier: arguments.identifier)
-        }
+    /// The command line's word counts before the file's.
+    private static func openLog(_ arguments: Arguments, _ settings: Logger?) -> MessageLog {
+        let copy = clinux_fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)
+        guard copy >= 0 else { fail("standard error is closed", ExitStatus.failed) }
+        let log = MessageLog(
+            Descriptor(owning: copy), level: arguments.configurationPath == nil ? .info : .warning,
+            identifier: arguments.identifier)
+        var logger = arguments.logger
+        logger.path = logger.path ?? settings?.path
+        logger.level = logger.level ?? settings?.level
+        logger.showsLevel = logger.showsLevel ?? settings?.showsLevel
+        logger.showsOrigin = logger.showsOrigin ?? settings?.showsOrigin
+        logger.module = logger.module ?? settings?.module
         do throws(SystemError) {
-            return MessageLog(
-                try Descriptor.open(path, .append), level: level, identifier: arguments.identifier)
+            try log.configure(logger)
         } catch {
-            fail("the log \(path) cannot be opened: \(error.reason)", ExitStatus.badConfiguration)
+            fail("the log \(logger.path ?? "") cannot be opened: \(error.reason)", ExitStatus.badConfiguration)
+        }
+        log.write(.info, "Running martlet-vmm v\(monitorVersion)")
+        return log
+    }
+
+    private static func openMetrics(_ arguments: Arguments) -> MetricsWriter {
+        let metrics = MetricsWriter(identifier: arguments.identifier)
+        guard let path = arguments.metricsPath else { return metrics }
+        do throws(SystemError) {
+            try metrics.open(MetricsSettings(path: path))
+        } catch {
+            fail("--metrics-path: cannot open \(path): \(error.reason)", ExitStatus.failed)
+        }
+        return metrics
+    }
+
+    private static func listen(_ path: String) -> Descriptor {
+        do throws(SystemError) {
+            return try UnixSocket.listen(at: path)
+        } catch {
+            guard error.code == EADDRINUSE else {
+                fail("--api-sock: cannot listen at \(path): \(error.reason)", ExitStatus.failed)
+            }
+            fail(
+                "Failed to open the API socket at: \(path). Check that it is not already used, or remove what one that "
+                    + "was killed left", ExitStatus.failed)
         }
     }
 
-    private static func signalQueue() throws(MachineError) -> SignalQueue {
-        do throws(SystemError) {
-            return try SignalQueue([SIGTERM, SIGINT, SIGHUP])
-        } catch {
-            throw .system("the signals", error)
-        }
+    // MARK: - Crashes
+
+    /// A fault of the monitor's own ends it with a status that says which.
+    private static func endOnCrashes() {
+        for number in [SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGILL] { _ = signal(number, endByCrash) }
     }
+}
+
+/// In a signal handler only what signal-safety(7) allows.
+private func endByCrash(_ number: Int32) {
+    let status: Int32
+    let text: StaticString
+    switch number {
+    case SIGSYS: (status, text) = (148, "martlet-vmm: ended by a system call that is not allowed\n")
+    case SIGBUS: (status, text) = (149, "martlet-vmm: ended by SIGBUS\n")
+    case SIGSEGV: (status, text) = (150, "martlet-vmm: ended by SIGSEGV\n")
+    case SIGXFSZ: (status, text) = (151, "martlet-vmm: ended by SIGXFSZ: a file would be larger than allowed\n")
+    case SIGXCPU: (status, text) = (154, "martlet-vmm: ended by SIGXCPU: it used more processor time than allowed\n")
+    default: (status, text) = (157, "martlet-vmm: ended by SIGILL\n")
+    }
+    _ = unsafe Glibc.write(STDERR_FILENO, text.utf8Start, text.utf8CodeUnitCount)
+    _exit(status)
+}
+
+/// The API's socket and its name, which goes with the monitor.
+final class SocketHolder {
+    private var descriptor: Descriptor?
+    let path: String
+
+    init(_ descriptor: consuming Descriptor, _ path: String) {
+        self.descriptor = consume descriptor
+        self.path = path
+    }
+
+    /// The listening socket, once.
+    func take() -> Descriptor? { descriptor.take() }
+
+    func remove() { Files.remove(path) }
 }

@@ -2,7 +2,6 @@
 
 internal import Glibc
 internal import Machine
-internal import MachineAPI
 internal import Platform
 internal import Wire
 
@@ -29,11 +28,6 @@ final class StatusReport: Sendable {
         write("exited", [("reason", .string(exit.reason)), ("detail", exit.detail.map(JSON.string) ?? .null)])
     }
 
-    private func processorTimeInMicroseconds() -> UInt64 {
-        var time = timespec()
-        unsafe clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
-        return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000
-    }
 }
 
 extension MachineExit {
@@ -54,28 +48,5 @@ extension MachineExit {
         case .internalError(let text), .killed(let text): text
         default: nil
         }
-    }
-}
-
-/// Writes messages, one line each. For any thread.
-final class MessageLog: Sendable {
-    private let descriptor: Descriptor
-    private let level: Logger.Level
-    private let identifier: String
-
-    init(_ descriptor: consuming Descriptor, level: Logger.Level, identifier: String) {
-        self.descriptor = descriptor
-        self.level = level
-        self.identifier = identifier
-    }
-
-    func write(_ level: Logger.Level, _ text: String) {
-        guard level <= self.level else { return }
-        announce("\(level.rawValue.lowercased()): \(text)")
-    }
-
-    /// Writes what was asked for, whatever the level is.
-    func announce(_ text: String) {
-        try? descriptor.writeAll(Array("martlet-vmm \(identifier): \(text)\n".utf8))
     }
 }

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What the state machine wants done to the world, for a request that is waiting for its answer.
+package enum APIEffect: Equatable, Sendable {
+    /// See that the kernel and the initrd can be read.
+    case checkBootSource(BootSource)
+    /// See that the drive's files can be opened as the drive wants them.
+    case checkDrive(Drive)
+    case checkInterface(NetworkInterface)
+    /// See that the socket can be made.
+    case checkVsock(Vsock)
+    case openLog(Logger)
+    case openMetrics(MetricsSettings)
+    case flushMetrics
+    case start(MachineConfiguration)
+    case load(SnapshotLoading)
+    case createSnapshot(SnapshotCreation)
+    case pause
+    case resume
+    case sendCtrlAltDel
+    /// Put another file behind a drive of the running machine.
+    case replaceDrive(id: String, path: String)
+    case attachDrive(Drive)
+    case attachInterface(NetworkInterface)
+    case introspect
+}
+
+/// How an effect ended.
+package enum APIOutcome: Equatable, Sendable {
+    case done
+    /// The machine that a snapshot held, and whether it runs.
+    case loaded(MachineConfiguration, isRunning: Bool)
+    /// JSON to answer with.
+    case answer([UInt8])
+    /// What failed, in words that go behind those for the request.
+    case failed(String)
+}
+
+/// What comes of a request.
+package enum APIStep: Equatable, Sendable {
+    case respond(HTTPResponse)
+    /// Do this, then ask `complete` for the response.
+    case perform(APIEffect)
+}

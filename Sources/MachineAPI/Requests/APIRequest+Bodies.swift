@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Wire
+
+// From bodies of the right shape to what they ask for. What a shape cannot say is judged here.
+
+extension JSON {
+    fileprivate func text(_ name: String) -> String? { self[name]?.stringValue }
+    fileprivate func flag(_ name: String) -> Bool? { self[name]?.boolValue }
+    fileprivate func number(_ name: String) -> UInt64? { self[name]?.unsignedValue }
+
+    /// Refuses a rate limiter that would limit; one without a bucket, or with an empty one, does not.
+    func refuseRateLimiters(_ names: String...) throws(RequestFault) {
+        func limits(_ bucket: JSON?) -> Bool {
+            guard let bucket else { return false }
+            return bucket.number("size") ?? 0 > 0 && bucket.number("refill_time") ?? 0 > 0
+        }
+        for name in names {
+            guard let limiter = self[name] else { continue }
+            if limits(limiter["bandwidth"]) || limits(limiter["ops"]) || limits(limiter) {
+                throw .notSupported("rate limiters")
+            }
+        }
+    }
+}
+
+extension MachineUpdate {
+    init(_ body: JSON) throws(RequestFault) {
+        vcpuCount = body.number("vcpu_count").map { Int($0) }
+        memoryInMiB = body.number("mem_size_mib")
+        simultaneousMultithreading = body.flag("smt")
+        tracksDirtyPages = body.flag("track_dirty_pages")
+        acpi = body.flag("acpi")
+        if let word = body.text("huge_pages") {
+            guard let pages = MachineSettings.HugePages(rawValue: word) else {
+                throw .notSupported("pages of the hugetlbfs pool")
+            }
+            hugePages = pages
+        }
+        cpuTemplate = body.text("cpu_template")
+    }
+
+    /// A whole configuration: what it does not say has its default.
+    init(whole body: JSON) throws(RequestFault) {
+        try self.init(body)
+        simultaneousMultithreading = simultaneousMultithreading ?? false
+        tracksDirtyPages = tracksDirtyPages ?? false
+        hugePages = hugePages ?? MachineSettings.HugePages.none
+        acpi = acpi ?? true
+    }
+}
+
+extension BootSource {
+    init(_ body: JSON) {
+        self.init(
+            kernelImagePath: body.text("kernel_image_path") ?? "", initrdPath: body.text("initrd_path"),
+            arguments: body.text("boot_args"))
+    }
+}
+
+extension Drive {
+    init(_ body: JSON) throws(RequestFault) {
+        guard body["socket"] == nil else { throw .notSupported("vhost-user disks") }
+        try body.refuseRateLimiters("rate_limiter")
+        let content: Content
+        switch (body.text("path_on_host"), body["extents"]?.arrayValue) {
+        case (let path?, nil): content = .path(path)
+        case (nil, let extents?) where !extents.isEmpty && extents.count <= 1024:
+            content = .extents(
+                extents.map { extent in
+                    Extent(
+                        path: extent.text("path") ?? "", offset: extent.number("offset") ?? 0,
+                        length: extent.number("length"))
+                })
+        default:
+            throw RequestFault("Drive config error: Unable to create the virtio block device: Invalid block config.")
+        }
+        var isReadOnly = body.flag("is_read_only") ?? false
+        if case .extents = content { isReadOnly = true }
+        self.init(identifier: body.text("drive_id") ?? "", content: content, isReadOnly: isReadOnly)
+        isRootDevice = body.flag("is_root_device") ?? false
+        partitionIdentifier = body.text("partuuid")
+        cache = body.text("cache_type").flatMap(Cache.init(rawValue:)) ?? .unsafe
+        engine = body.text("io_engine").flatMap(Engine.init(rawValue:)) ?? .sync
+    }
+}
+
+extension NetworkInterface.Peer {
+    init(_ body: JSON) throws(RequestFault) {
+        switch (body.text("host_dev_name"), body.text("socket_path")) {
+        case (let name?, nil): self = .tap(name)
+        case (nil, let path?): self = .socket(path)
+        case (nil, nil): throw .body(BodyError("missing field `host_dev_name`"))
+        default: throw .body(BodyError("too many fields: either `host_dev_name` or `socket_path` is required"))
+        }
+    }
+}
+
+extension NetworkInterface {
+    init(_ body: JSON) throws(RequestFault) {
+        try body.refuseRateLimiters("rx_rate_limiter", "tx_rate_limiter")
+        let mtu = body.number("mtu").map { UInt16(clamping: $0) }
+        if let mtu, mtu < 68 {
+            throw RequestFault(
+                "Network config error: Could not create the network device: MTU \(mtu) is out of range [68, 65535]")
+        }
+        self.init(
+            identifier: body.text("iface_id") ?? "", peer: try Peer(body),
+            guestMAC: body.text("guest_mac").flatMap { MACAddress($0, ofAnyKind: true) }, mtu: mtu)
+    }
+}
+
+extension Vsock {
+    init(_ body: JSON) throws(RequestFault) {
+        let address = body.number("guest_cid") ?? 0
+        guard (3...0xffff_fffe).contains(address) else {
+            throw RequestFault(
+                "Vsock config error: Cannot create vsock device: \(address) is no guest's address; those are "
+                    + "3 to 4294967294")
+        }
+        self.init(guestCID: UInt32(address), socketPath: body.text("uds_path") ?? "")
+    }
+}
+
+extension Serial {
+    init(_ body: JSON) throws(RequestFault) {
+        try body.refuseRateLimiters("rate_limiter")
+        self.init(outputPath: body.text("serial_out_path"))
+    }
+}
+
+extension Logger {
+    init(_ body: JSON) {
+        self.init()
+        path = body.text("log_path")
+        level = body.text("level").flatMap { Level(word: $0) }
+        showsLevel = body.flag("show_level")
+        showsOrigin = body.flag("show_log_origin")
+        module = body.text("module")
+    }
+}
+
+extension MetricsSettings {
+    init(_ body: JSON) {
+        self.init(path: body.text("metrics_path") ?? "")
+        emitsIdentifier = body.flag("emit_id") ?? false
+        if let object = body["properties"]?.objectValue {
+            properties = zip(object.names, object.values).map { ($0, $1.stringValue ?? "") }
+        }
+    }
+}
+
+extension SnapshotCreation {
+    init(_ body: JSON) {
+        self.init(
+            kind: body.text("snapshot_type").flatMap(Kind.init(rawValue:)) ?? .full,
+            statePath: body.text("snapshot_path") ?? "", memoryPath: body.text("mem_file_path") ?? "",
+            isLive: body.flag("live") ?? false)
+    }
+}
+
+extension SnapshotLoading {
+    init(_ body: JSON) throws(RequestFault) {
+        let memory: Memory
+        switch (body["mem_backend"], body.text("mem_file_path")) {
+        case (_?, _?):
+            throw .body(
+                BodyError("too many fields: either `mem_backend` or `mem_file_path` exclusively is required"))
+        case (nil, nil):
+            throw .body(BodyError("missing field: either `mem_backend` or `mem_file_path` is required"))
+        case (nil, let path?): memory = .file(path)
+        case (let backend?, nil):
+            let path = backend.text("backend_path") ?? ""
+            memory = backend.text("backend_type") == "Uffd" ? .server(path) : .file(path)
+        }
+        self.init(statePath: body.text("snapshot_path") ?? "", memory: memory)
+        tracksDirtyPages = body.flag("track_dirty_pages") ?? false || body.flag("enable_diff_snapshots") ?? false
+        resumes = body.flag("resume_vm") ?? false
+        for entry in body["network_overrides"]?.arrayValue ?? [] {
+            interfaces.append(
+                InterfaceOverride(
+                    identifier: entry.text("iface_id") ?? "", peer: try NetworkInterface.Peer(entry)))
+        }
+        for entry in body["drive_overrides"]?.arrayValue ?? [] {
+            drives.append(
+                DriveOverride(identifier: entry.text("drive_id") ?? "", path: entry.text("path_on_host") ?? ""))
+        }
+        vsockPath = body["vsock_override"]?.text("uds_path")
+        advancesClock = body.flag("clock_realtime") ?? false
+        switch body.text("huge_pages") {
+        case nil, "Snapshot": hugePages = nil
+        case let word?:
+            guard let pages = MachineSettings.HugePages(rawValue: word) else {
+                throw .notSupported("pages of the hugetlbfs pool")
+            }
+            hugePages = pages
+        }
+    }
+
+    /// Whether a request says this with fields that its API will lose.
+    static func isDeprecated(_ body: JSON) -> Bool {
+        body["mem_file_path"] != nil || body.flag("enable_diff_snapshots") ?? false
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Wire
+
+/// What a `--config-file` describes: a machine that boots, or one that goes on from a snapshot.
+package enum StartDescription: Equatable, Sendable {
+    case machine(MachineConfiguration)
+    case snapshot(SnapshotStart)
+
+    /// Reads a file's contents.
+    package init(parsing bytes: [UInt8]) throws(ConfigurationError) {
+        let document: JSON
+        do throws(JSONSyntaxError) {
+            document = try JSON(parsing: bytes)
+        } catch {
+            throw ConfigurationError(position: error.position, field: "", problem: error.problem)
+        }
+        do throws(JSONMismatch) {
+            let view = JSONView(document)
+            if document["snapshot"] == nil {
+                self = .machine(try MachineConfiguration(reading: view))
+            } else {
+                self = .snapshot(try SnapshotStart(reading: view))
+            }
+        } catch {
+            throw ConfigurationError(
+                position: JSON.position(of: error.path, in: bytes), field: error.path.description,
+                problem: error.problem)
+        }
+    }
+
+    package var logger: Logger {
+        switch self {
+        case .machine(let configuration): configuration.logger
+        case .snapshot(let start): start.logger
+        }
+    }
+}
+
+/// A machine that goes on from a snapshot: what `PUT /snapshot/load` takes, and disks and network interfaces for slots
+/// that were spare when it was saved, which are there before anything of the guest runs.
+package struct SnapshotStart: Equatable, Sendable {
+    package var loading: SnapshotLoading
+    package var drives: [Drive] = []
+    package var networkInterfaces: [NetworkInterface] = []
+    package var logger = Logger()
+
+    init(reading view: JSONView) throws(JSONMismatch) {
+        try view.requireMembers(among: ["snapshot", "drives", "network-interfaces", "logger"])
+        let snapshot = try view.required("snapshot")
+        try snapshot.requireMembers(
+            among: [
+                "snapshot_path", "mem_backend", "resume_vm", "vsock_override", "track_dirty_pages", "clock_realtime",
+            ])
+        let backend = try snapshot.required("mem_backend")
+        try backend.requireMembers(among: ["backend_type", "backend_path"])
+        let kind = try backend.required("backend_type")
+        let path = try backend.required("backend_path").string()
+        switch try kind.string() {
+        case "File":
+            loading = SnapshotLoading(statePath: try snapshot.required("snapshot_path").string(), memory: .file(path))
+        default: throw kind.mismatch("a configuration file takes memory from a File")
+        }
+        loading.resumes = true
+        if let resumes = try snapshot.optional("resume_vm"), try !resumes.bool() {
+            throw resumes.mismatch("what a configuration file describes runs at once")
+        }
+        loading.tracksDirtyPages = try snapshot.optional("track_dirty_pages")?.bool() ?? false
+        loading.advancesClock = try snapshot.optional("clock_realtime")?.bool() ?? false
+        if let vsock = try snapshot.optional("vsock_override") {
+            try vsock.requireMembers(among: ["uds_path"])
+            loading.vsockPath = try vsock.required("uds_path").string()
+        }
+        if let list = try view.optional("drives") {
+            for element in try list.elements() { drives.append(try Drive(reading: element)) }
+        }
+        if let list = try view.optional("network-interfaces") {
+            for element in try list.elements() { networkInterfaces.append(try NetworkInterface(reading: element)) }
+        }
+        if let field = try view.optional("logger") { logger = try Logger(reading: field) }
+    }
+}
