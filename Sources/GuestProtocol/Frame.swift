@@ -42,6 +42,24 @@ package enum FrameKind: UInt16, Sendable {
     case failure = 17
     /// Client to supervisor: end the machine's process with its stop signal, and by force after a time.
     case stop = 18
+    /// Host to guest: who this machine is. Once before `configure`, and again for one that was restored.
+    case identify = 19
+    /// Guest to host: it is that now.
+    case identified = 20
+    /// Host to guest: keep every process of the container from running.
+    case freeze = 21
+    /// Guest to host: none runs, or why that cannot be had.
+    case frozen = 22
+    /// Host to guest: let them run again.
+    case thaw = 23
+    /// Guest to host: they run, or why they do not.
+    case thawed = 24
+    /// Guest to a new host, after `hello`: this session goes on from before. Its streams begin anew.
+    case running = 25
+    /// Client to supervisor: save the machine into a directory.
+    case save = 26
+    /// Supervisor to client: it is saved, or why not.
+    case saved = 27
 }
 
 /// The streams of a session, in the header's field of that name.

@@ -10,7 +10,7 @@ package typealias Text = [UInt8]
 /// The protocol's version. A different major number ends the connection; minor numbers only add fields and kinds.
 package enum ProtocolVersion {
     package static let major: UInt16 = 1
-    package static let minor: UInt16 = 0
+    package static let minor: UInt16 = 1
 }
 
 /// `hello`: who speaks.
@@ -19,6 +19,9 @@ package struct Hello: Equatable, Sendable {
     package var minor = ProtocolVersion.minor
     /// The program's version, for messages.
     package var program: Text = []
+    /// From a guest: how many times it has lost a connection and made another. A machine that was restored counts one
+    /// more than the one it was made from.
+    package var generation: UInt64 = 0
 
     package init() {}
 
@@ -31,6 +34,7 @@ package struct Hello: Equatable, Sendable {
             case 1: major = UInt16(truncatingIfNeeded: field.number)
             case 2: minor = UInt16(truncatingIfNeeded: field.number)
             case 3: program = field.bytes
+            case 4: generation = field.number
             default: break
             }
         }
@@ -42,6 +46,7 @@ package struct Hello: Equatable, Sendable {
         writer.append(1, number: major)
         writer.append(2, number: minor)
         if !program.isEmpty { writer.append(3, program) }
+        if generation != 0 { writer.append(4, number: generation) }
         return writer.bytes
     }
 }
@@ -58,6 +63,9 @@ package struct Configuration: Equatable, Sendable {
     package var root = Root.image
     /// For example `/dev/vda`.
     package var rootDevice: Text = []
+    /// The place among the machine's virtio devices where the disk was put after the kernel had looked: it is looked at
+    /// again. Nil where it was there from the beginning.
+    package var rootSlot: UInt8?
     package var isReadOnly = false
     package var shareTag: Text = []
     /// A disk that keeps what is written under `stateMountPoint`; it is formatted by the host. Empty for none.
@@ -71,6 +79,10 @@ package struct Configuration: Equatable, Sendable {
     package var clock: UInt64 = 0
     /// Mixed into the kernel's random numbers and credited.
     package var entropy: [UInt8] = []
+    /// What the network interfaces are to be; loopback is always there.
+    package var interfaces: [InterfaceSettings] = []
+
+    package static let interfaceLimit = 8
 
     package init() {}
 
@@ -91,6 +103,12 @@ package struct Configuration: Equatable, Sendable {
             case 9: hosts = field.bytes
             case 10: clock = field.number
             case 11: entropy = field.bytes
+            case 12: rootSlot = UInt8(truncatingIfNeeded: field.number)
+            case 13:
+                guard interfaces.count < Self.interfaceLimit, let settings = InterfaceSettings(field.bytes) else {
+                    return nil
+                }
+                interfaces.append(settings)
             default: break
             }
         }
@@ -110,6 +128,8 @@ package struct Configuration: Equatable, Sendable {
         if !hosts.isEmpty { writer.append(9, hosts) }
         if clock != 0 { writer.append(10, number: clock) }
         if !entropy.isEmpty { writer.append(11, entropy) }
+        if let rootSlot { writer.append(12, number: rootSlot) }
+        for settings in interfaces { writer.append(13, settings.payload) }
         return writer.bytes
     }
 }

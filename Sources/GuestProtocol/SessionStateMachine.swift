@@ -66,6 +66,16 @@ package struct SessionStateMachine: Sendable {
         self.hasInput = hasInput
     }
 
+    /// A session that goes on over another connection: its process runs, its streams begin anew, but for those that
+    /// had ended.
+    package init(resuming end: SessionEnd, _ session: RunningSession) {
+        self.end = end
+        hasInput = session.hasInput
+        phase = .running
+        if session.isOutputEnded { _ = output.sending.end() }
+        if session.isErrorsEnded { _ = errors.sending.end() }
+    }
+
     // MARK: What comes
 
     /// Judges a frame of this session that came, and follows it. Data that is taken is to be handed on, and then counted

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import TestSupport
 import Testing
 import Wire
 
@@ -27,7 +28,39 @@ import Wire
         configuration.hosts = generator.bytes(0...500)
         configuration.clock = generator.next()
         configuration.entropy = generator.bytes(0...64)
+        for _ in 0..<generator.number(0...3) { configuration.interfaces.append(interface(&generator)) }
         return configuration
+    }
+
+    private static func interface(_ generator: inout SeededGenerator) -> InterfaceSettings {
+        var interface = InterfaceSettings(hardwareAddress: generator.bytes(6...6))
+        if generator.number(0...1) == 0 { interface.slot = UInt8(generator.number(0...255)) }
+        if generator.number(0...1) == 0 { interface.mtu = UInt32(generator.number(68...65_535)) }
+        for _ in 0..<generator.number(0...3) {
+            let bytes = generator.number(0...1) == 0 ? generator.bytes(4...4) : generator.bytes(16...16)
+            let length = UInt8(generator.number(0...bytes.count * 8))
+            if let address = InterfaceSettings.Address(bytes: bytes, prefixLength: length) {
+                interface.addresses.append(address)
+            }
+            interface.gateways.append(bytes)
+        }
+        return interface
+    }
+
+    @Test(arguments: [
+        [UInt8](repeating: 1, count: 5), [UInt8](repeating: 1, count: 7), [],
+    ])
+    func interfacesWithoutAnAddressAreRefused(hardwareAddress: [UInt8]) {
+        #expect(InterfaceSettings(InterfaceSettings(hardwareAddress: hardwareAddress).payload) == nil)
+    }
+
+    @Test func addressesThatAreNoneAreRefused() {
+        for (bytes, length) in [([UInt8](repeating: 0, count: 4), UInt8(33)), ([0, 0, 0], 8), ([], 0)] {
+            var writer = FieldWriter()
+            writer.append(1, [UInt8](repeating: 2, count: 6))
+            writer.append(4, [length] + bytes)
+            #expect(InterfaceSettings(writer.bytes) == nil)
+        }
     }
 
     private static func request(_ generator: inout SeededGenerator) -> ProcessRequest {

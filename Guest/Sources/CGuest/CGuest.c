@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <net/if.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -106,12 +108,20 @@ void guest_clear_child_events(int descriptor) {
 
 // MARK: Processes
 
-_Static_assert(CLONE_NEWNS == 0x00020000 && CLONE_NEWIPC == 0x08000000 && CLONE_NEWPID == 0x20000000, "namespaces");
+_Static_assert(CLONE_NEWNS == 0x00020000 && CLONE_NEWIPC == 0x08000000 && CLONE_NEWPID == 0x20000000 && CLONE_NEWCGROUP == 0x02000000,
+               "namespaces");
 
-long guest_fork(uint64_t namespaces) {
+long guest_fork(uint64_t namespaces, int group) {
     // The program has one thread, so the C library's own fork has nothing to add.
-    return result(syscall(SYS_clone, namespaces | SIGCHLD, 0, 0, 0, 0));
+    if (group < 0) return result(syscall(SYS_clone, namespaces | SIGCHLD, 0, 0, 0, 0));
+    // struct clone_args of linux/sched.h. To be born in a group costs nothing; to be moved costs a grace period.
+    struct {
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+    } arguments = {
+        .flags = namespaces | 0x200000000 /* CLONE_INTO_CGROUP */, .exit_signal = SIGCHLD, .cgroup = (uint64_t)group};
+    return result(syscall(435 /* clone3 */, &arguments, sizeof arguments));
 }
+long guest_leave(uint64_t namespaces) { return result(unshare((int)namespaces)); }
 long guest_enter(int descriptor, uint64_t namespaces) { return result(setns(descriptor, (int)namespaces)); }
 void guest_reset_signals(void) {
     signal(SIGPIPE, SIG_DFL);
@@ -121,6 +131,15 @@ void guest_reset_signals(void) {
 }
 long guest_reap(int32_t *status) { return RETRY(waitpid(-1, status, WNOHANG)); }
 long guest_reap_blocking(int32_t *status) { return RETRY(waitpid(-1, status, 0)); }
+long guest_reap_within(int32_t process, int milliseconds, int32_t *status) {
+    int descriptor = (int)syscall(434 /* pidfd_open */, process, 0);
+    if (descriptor == -1) return -(long)errno;
+    struct pollfd entry = {.fd = descriptor, .events = POLLIN};
+    long ready = RETRY(poll(&entry, 1, milliseconds));
+    close(descriptor);
+    if (ready <= 0) return ready;
+    return RETRY(waitpid(process, status, 0));
+}
 long guest_kill(int32_t process, int signal) { return result(kill(process, signal)); }
 long guest_execute(const uint8_t *path, uint8_t *const *arguments, uint8_t *const *environment) {
     return result(execve(PATH(path), (char *const *)arguments, (char *const *)environment));
@@ -198,10 +217,12 @@ long guest_add_entropy(const uint8_t *bytes, size_t count) {
     int random = open("/dev/urandom", O_RDWR | O_CLOEXEC);
     if (random == -1) return -(long)errno;
     long outcome = result(ioctl(random, _IOW('R', 0x03, int[2]) /* RNDADDENTROPY */, &pool));
+    if (outcome >= 0) outcome = result(ioctl(random, _IO('R', 0x07) /* RNDRESEEDCRNG */));
     close(random);
     explicit_bzero(&pool, sizeof pool);
     return outcome;
 }
+long guest_random(uint8_t *bytes, size_t count) { return RETRY(syscall(SYS_getrandom, bytes, count, 0)); }
 long guest_set_hostname(const uint8_t *name, size_t length) { return result(sethostname(PATH(name), length)); }
 long guest_loopback_up(void) {
     int control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -214,6 +235,123 @@ long guest_loopback_up(void) {
     }
     close(control);
     return outcome;
+}
+// linux/netlink.h, which musl's headers come without.
+struct netlink_head {
+    uint32_t length;
+    uint16_t type;
+    uint16_t flags;
+    uint32_t sequence;
+    uint32_t port;
+};
+enum { netlink_error = 2 };
+
+long guest_route_requests(const uint8_t *requests, size_t count, uint32_t number) {
+    int control = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0 /* NETLINK_ROUTE */);
+    if (control == -1) return -(long)errno;
+    // The kernel has answered each request when send returns.
+    long outcome = RETRY(send(control, requests, count, 0));
+    while (outcome >= 0 && number > 0) {
+        _Alignas(struct netlink_head) uint8_t space[8192];
+        outcome = RETRY(recv(control, space, sizeof space, 0));
+        size_t rest = outcome > 0 ? (size_t)outcome : 0;
+        for (uint8_t *place = space; rest >= sizeof(struct netlink_head) + sizeof(int32_t);) {
+            struct netlink_head *head = (struct netlink_head *)place;
+            size_t length = ((size_t)head->length + 3) & ~(size_t)3;
+            if (head->length < sizeof *head + sizeof(int32_t) || length > rest) break;
+            // An acknowledgement is an error of 0; the first other one is what went wrong.
+            int32_t error = *(int32_t *)(head + 1);
+            if (head->type == netlink_error && number > 0) number--;
+            if (head->type == netlink_error && error != 0 && outcome >= 0) outcome = error;
+            place += length;
+            rest -= length;
+        }
+    }
+    close(control);
+    return outcome < 0 ? outcome : 0;
+}
+
+// linux/inet_diag.h, which musl's headers come without.
+struct socket_name {
+    uint16_t source_port, target_port;
+    uint32_t source[4], target[4];
+    uint32_t interface, cookie[2];
+};
+struct diagnosis_request {
+    struct netlink_head head;
+    uint8_t family, protocol, extensions, padding;
+    uint32_t states;
+    struct socket_name name;
+};
+struct diagnosis {
+    uint8_t family, state, timer, retransmissions;
+    struct socket_name name;
+    uint32_t expires, receive_queue, send_queue, user, inode;
+};
+_Static_assert(sizeof(struct diagnosis_request) == 72 && sizeof(struct diagnosis) == 72, "inet_diag");
+
+static int is_within_machine(const struct diagnosis *found) {
+    const uint8_t *target = (const uint8_t *)found->name.target;
+    if (found->family == AF_INET) return target[0] == 127;
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    if (memcmp(target, mapped, sizeof mapped) == 0) return target[12] == 127;
+    static const uint8_t own[16] = {[15] = 1};
+    return memcmp(target, own, sizeof own) == 0;
+}
+
+/// Asks for all connections of a family and destroys what is to be; one pass, since what is destroyed is not listed.
+static long reset_family(int diagnostics, int destroyer, uint8_t family) {
+    struct diagnosis_request request = {
+        .head = {.length = sizeof request, .type = 20 /* SOCK_DIAG_BY_FAMILY */, .flags = 0x301 /* REQUEST | DUMP */},
+        .family = family,
+        .protocol = IPPROTO_TCP,
+        // All but LISTEN (10), CLOSE (7) and TIME_WAIT (6).
+        .states = 0xfff & ~(1u << 10 | 1u << 7 | 1u << 6 | 1u)};
+    if (send(diagnostics, &request, sizeof request, 0) == -1) return -(long)errno;
+    long count = 0;
+    for (;;) {
+        _Alignas(8) uint8_t bytes[16384];
+        long length = RETRY(recv(diagnostics, bytes, sizeof bytes, 0));
+        if (length <= 0) return length < 0 ? length : count;
+        for (long at = 0; at + (long)sizeof(struct netlink_head) <= length;) {
+            const struct netlink_head *head = (const void *)(bytes + at);
+            if (head->length < sizeof *head || at + (long)head->length > length) return -EIO;
+            if (head->type == 3 /* NLMSG_DONE */) return count;
+            if (head->type == 2 /* NLMSG_ERROR */) return -EIO;
+            if (head->length >= sizeof *head + sizeof(struct diagnosis)) {
+                const struct diagnosis *found = (const void *)(head + 1);
+                if (!is_within_machine(found)) {
+                    struct diagnosis_request end = {
+                        .head = {.length = sizeof end, .type = 21 /* SOCK_DESTROY */, .flags = 1 /* REQUEST */},
+                        .family = found->family,
+                        .protocol = IPPROTO_TCP,
+                        .states = 1u << found->state,
+                        .name = found->name};
+                    if (send(destroyer, &end, sizeof end, 0) != -1) count++;
+                }
+            }
+            at += (head->length + 3) & ~3u;
+        }
+    }
+}
+
+long guest_reset_connections(void) {
+    int diagnostics = socket(16 /* AF_NETLINK */, SOCK_RAW | SOCK_CLOEXEC, 4 /* NETLINK_SOCK_DIAG */);
+    if (diagnostics == -1) return -(long)errno;
+    int destroyer = socket(16, SOCK_RAW | SOCK_CLOEXEC, 4);
+    if (destroyer == -1) {
+        close(diagnostics);
+        return -(long)errno;
+    }
+    long count = reset_family(diagnostics, destroyer, AF_INET);
+    if (count >= 0) {
+        long more = reset_family(diagnostics, destroyer, AF_INET6);
+        // A kernel without IPv6 has none to reset.
+        if (more > 0) count += more;
+    }
+    close(diagnostics);
+    close(destroyer);
+    return count;
 }
 void guest_sync(void) { sync(); }
 long guest_power_off(void) { return result(reboot(RB_POWER_OFF)); }

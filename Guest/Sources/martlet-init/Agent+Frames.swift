@@ -15,14 +15,18 @@ extension Agent {
         guard hasHello || kind == .hello || kind == .failure else { fail(text("a frame before hello")) }
         switch kind {
         case .hello: greet(frame)
+        case .identify: identify(frame)
         case .configure: configure(frame)
+        case .freeze: freeze(frame)
+        case .thaw: thaw(frame)
         case .request: open(frame)
         case .go, .data, .end, .credit, .signal, .hangUp: pass(frame, kind)
         case .shutDown: Power.off(self)
         case .failure:
             if let refusal = Refusal(frame.payload) { System.say(text("the host: ") + refusal.message) }
             Power.off(self)
-        case .configured, .accepted, .refused, .started, .exited, .activity, .stop:
+        case .configured, .accepted, .refused, .started, .exited, .activity, .stop, .identified, .frozen, .thawed,
+            .running, .save, .saved:
             fail(text("a frame that only the guest sends"))
         }
     }
@@ -37,34 +41,42 @@ extension Agent {
 
     private func configure(_ frame: Frame) {
         guard !isConfigured, let configuration = Configuration(frame.payload) else { fail(text("not a configuration")) }
+        // Nothing of a container comes into a machine that may still be like another.
+        guard role != .container || isIdentified else { fail(text("a configuration before an identity")) }
+        var report = StepReport()
         do throws(SystemFailure) {
-            try become(configuration)
+            try become(configuration, &report)
         } catch {
             fail(error.message)
         }
         isConfigured = true
         configuredAt = guest_monotonic_clock()
-        connection.send(.configured)
+        connection.send(.configured, report.payload)
     }
 
-    private func become(_ configuration: Configuration) throws(SystemFailure) {
+    private func become(_ configuration: Configuration, _ report: inout StepReport) throws(SystemFailure) {
         if configuration.clock != 0 { try System.check(guest_set_clock(configuration.clock), "clock_settime") }
         if !configuration.entropy.isEmpty {
             try System.check(guest_add_entropy(configuration.entropy, configuration.entropy.count), "add entropy")
         }
         switch configuration.root {
         case .image:
-            try Container.prepare(device: configuration.rootDevice)
-            container = Container(configuration)
+            if let slot = configuration.rootSlot {
+                try step("disk", &report) { () throws(SystemFailure) in try DeviceSlot.find(slot) }
+            }
+            try step("root", &report) { () throws(SystemFailure) in
+                try Container.prepare(device: configuration.rootDevice)
+            }
+            container = Container(configuration, machineID: machineID)
         case .share:
             try host.enter(configuration)
         }
-        if !configuration.hostname.isEmpty {
-            try System.check(
-                guest_set_hostname(configuration.hostname, configuration.hostname.count), "sethostname",
-                configuration.hostname)
+        if !configuration.hostname.isEmpty { try System.setHostname(configuration.hostname) }
+        if role != .container { try System.check(guest_loopback_up(), "bring up lo") }
+        for interface in configuration.interfaces {
+            if let slot = interface.slot { try DeviceSlot.find(slot) }
+            try NetworkInterface.configure(interface)
         }
-        try System.check(guest_loopback_up(), "bring up lo")
     }
 
     private func open(_ frame: Frame) {

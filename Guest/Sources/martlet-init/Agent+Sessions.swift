@@ -41,7 +41,7 @@ extension Agent {
         let launch = Launch(
             request: request, root: root, isInEmulatedHost: role == .host, input: input?.reading.raw ?? -1,
             output: output.writing.raw, errors: errors.writing.raw, status: status.writing.raw, go: go.reading.raw)
-        let process = try fork(joined, ownsNamespace: session.ownsNamespace)
+        let process = try fork(joined, ownsNamespace: session.ownsNamespace, group: isContainers ? workload : nil)
         if process == 0 { launch.run() }
         hasChildren = true
         session.process = Int32(process)
@@ -59,15 +59,18 @@ extension Agent {
     }
 
     /// A process can be moved into another process namespace only at its birth, by what its parent is set to.
-    private func fork(_ joined: Descriptor?, ownsNamespace: Bool) throws(SystemFailure) -> Int {
+    func fork(
+        _ joined: Descriptor?, ownsNamespace: Bool, group: Workload?
+    ) throws(SystemFailure) -> Int {
+        let group = group?.directory.raw ?? -1
         guard let joined else {
             let namespaces = ownsNamespace ? guest_new_mounts | guest_new_ipc | guest_new_processes : 0
-            return try System.check(guest_fork(namespaces), "fork")
+            return try System.check(guest_fork(namespaces, group), "fork")
         }
         let own = Descriptor(
             Int32(try System.check(guest_process_descriptor(Int32(guest_process_id())), "open init's process")))
         try System.check(guest_enter(joined.raw, guest_new_processes), "enter the container")
-        let process = guest_fork(0)
+        let process = guest_fork(0, group)
         if process == 0 { return 0 }
         let result = guest_enter(own.raw, guest_new_processes)
         if result < 0 { fail(text("cannot leave the container's process namespace")) }

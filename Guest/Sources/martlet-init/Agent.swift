@@ -26,16 +26,27 @@ final class Agent {
 
     let role: Role
     let bootedAt: UInt64
-    let connection: Connection
+    private(set) var connection: Connection
+    /// The host's, to call it again.
+    private let port: UInt32
     let epoll: Descriptor
     let childEvents: Descriptor
 
     var sessions: [Session] = []
     private var lastSerial: UInt64 = 0
     var hasHello = false
+    /// How many connections were lost and made anew.
+    private var generation: UInt64 = 0
+    /// The host has said who this machine is, since the last connection was made.
+    var isIdentified = false
+    var machineID: [UInt8] = []
     var configuredAt: UInt64 = 0
     var isConfigured = false
     var container: Container?
+    /// The container's processes, to be stopped together; nil in other roles.
+    let workload: Workload?
+    /// None of them runs.
+    var isFrozen = false
     var host = EmulatedHost()
     var hasHadMain = false
     /// The process id of a running main process.
@@ -44,23 +55,32 @@ final class Agent {
     var hasChildren = false
     private var lastActivity: UInt64 = 0
 
-    private static let connectionToken: UInt64 = 0
     private static let childToken: UInt64 = 1
+    /// Each connection's is another, so that the last word of one that is gone is not taken for its successor's. Far
+    /// from those of sessions.
+    private var connectionToken: UInt64 { UInt64.max - generation }
+    private static let callLimit: UInt64 = 1_000_000
 
     init(
-        role: Role, bootedAt: UInt64, connection: Connection, epoll: Descriptor, childEvents: Descriptor
+        role: Role, bootedAt: UInt64, connection: Connection, port: UInt32, epoll: Descriptor, childEvents: Descriptor
     ) throws(SystemFailure) {
         self.role = role
         self.bootedAt = bootedAt
         self.connection = connection
+        self.port = port
         self.epoll = epoll
         self.childEvents = childEvents
         isConfigured = role == .server
+        workload = role == .container ? try Workload() : nil
         try watch(childEvents, guest_readable, Agent.childToken)
-        try watch(
-            connection.descriptor, guest_readable | guest_writable | guest_peer_closed, Agent.connectionToken)
+        try greet()
+    }
+
+    private func greet() throws(SystemFailure) {
+        try watch(connection.descriptor, guest_readable | guest_writable | guest_peer_closed, connectionToken)
         var hello = Hello()
         hello.program = text("martlet-init")
+        hello.generation = generation
         connection.send(.hello, hello.payload)
     }
 
@@ -88,7 +108,7 @@ final class Agent {
 
     private func take(_ event: guest_event) {
         switch event.token {
-        case Agent.connectionToken:
+        case connectionToken:
             if let error = connection.notice(event.events) {
                 System.say(text("the host cannot be reached: ") + System.errorText(error))
                 Power.off(self)
@@ -118,10 +138,29 @@ final class Agent {
         sessions.removeAll { $0.machine.phase == .ended }
         reportActivity()
         connection.flush()
-        if connection.isLost { Power.off(self) }
+        if connection.isLost { lose() }
         if connection.isOverfull { fail(text("answers are not read")) }
         if connection.isEstablished && connection.isReadable { return true }
         return connection.hasRoom && sessions.contains { hasWork($0) }
+    }
+
+    /// The connection is gone. A machine that waits, with nothing of a container in it that runs, may have become
+    /// another one meanwhile: that is what a restore looks like from inside. It calls its host, whoever that is now,
+    /// and says which processes it has. Any other machine has nobody left to run for.
+    private func lose() {
+        guard role == .container, !isConfigured || isFrozen, generation < Agent.callLimit else { Power.off(self) }
+        do throws(SystemFailure) {
+            let next = try Transport.vsock(port: port)
+            generation += 1
+            hasHello = false
+            isIdentified = false
+            connection = next
+            try greet()
+            for session in sessions { announce(session) }
+        } catch {
+            System.say(error.message)
+            Power.off(self)
+        }
     }
 
     /// How many sessions there are, told when that changes; processes that nobody waits for any more and that are

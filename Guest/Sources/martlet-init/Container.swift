@@ -21,12 +21,23 @@ struct Container {
     let hostname: [UInt8]
     let hosts: [UInt8]
     let resolvConf: [UInt8]
+    let machineID: [UInt8]
 
-    init(_ configuration: Configuration) {
+    init(_ configuration: Configuration, machineID: [UInt8]) {
         isReadOnly = configuration.isReadOnly
         hostname = configuration.hostname
         hosts = configuration.hosts
         resolvConf = configuration.resolvConf
+        self.machineID = machineID
+    }
+
+    /// What every container's machine needs, whatever its image is. It is done before the host is greeted, so that a
+    /// machine that is restored has it behind it.
+    static func prepareGround() throws(SystemFailure) {
+        try System.mount(text("sysfs"), text("/sys"), type: "sysfs")
+        try System.mount(text("cgroup2"), text("/sys/fs/cgroup"), type: "cgroup2")
+        try prepareUpper()
+        try System.check(guest_loopback_up(), "bring up lo")
     }
 
     static func prepare(device: [UInt8]) throws(SystemFailure) {
@@ -37,17 +48,22 @@ struct Container {
     /// `lower` under a file system in memory. Metadata-only copies and redirects make a recursive chown and the renaming
     /// of a directory cheap and possible; nobody but this kernel ever sees the upper layer.
     static func overlay() throws(SystemFailure) {
-        try System.mount(text("tmpfs"), upper, type: "tmpfs", options: text("mode=755"))
-        try System.makeDirectories(upper + text("/data"))
-        try System.makeDirectories(upper + text("/work"))
         try System.mount(
             text("overlay"), root, type: "overlay",
             options: text(
                 "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work,redirect_dir=on,metacopy=on,volatile"))
     }
 
+    static func prepareUpper() throws(SystemFailure) {
+        try System.mount(text("tmpfs"), upper, type: "tmpfs", options: text("mode=755"))
+        try System.makeDirectories(upper + text("/data"))
+        try System.makeDirectories(upper + text("/work"))
+    }
+
     /// The first process of the container, in its new namespaces, makes them a container's.
     func enter() throws(SystemFailure) {
+        // Its own group is the root of what it sees of them.
+        try System.check(guest_leave(guest_new_control_groups), "unshare")
         try System.switchRoot(to: Container.root)
         for entry in MountTable.container { try System.mount(entry) }
         try makeDevices()
@@ -58,6 +74,45 @@ struct Container {
                     System.path([]), System.path([47]), nil,
                     guest_mount_again | guest_mount_bind | guest_mount_read_only, nil), "remount read-only")
         }
+    }
+
+    /// In the container of a machine that has become another one.
+    static func rename(_ identity: Identity) throws(SystemFailure) {
+        // A root that is read-only keeps the files that it has.
+        if !identity.hostname.isEmpty {
+            try writeWhereItGoes(identity.hostname + [10], to: text("/etc/hostname"))
+        }
+        if !identity.machineID.isEmpty {
+            try writeWhereItGoes(identity.machineID + [10], to: text("/etc/machine-id"))
+        }
+        var bytes = [UInt8](repeating: 0, count: 16)
+        try System.check(guest_random(&bytes, bytes.count), "getrandom")
+        let file = text("/dev/shm/.martlet-boot-id")
+        let shown = System.path(text("/proc/sys/kernel/random/boot_id"))
+        try System.write(uuid(bytes) + [10], to: file)
+        // A clone's own clone has one there, whose file has no name any more and can bear no mount.
+        _ = guest_unmount(shown, guest_unmount_detach)
+        try System.check(guest_mount(System.path(file), shown, nil, guest_mount_bind, nil), "bind the boot id")
+        _ = guest_remove(System.path(file))
+    }
+
+    private static func writeWhereItGoes(_ bytes: [UInt8], to path: [UInt8]) throws(SystemFailure) {
+        do throws(SystemFailure) { try System.write(bytes, to: path) } catch {
+            if error.code != guest_erofs { throw error }
+        }
+    }
+
+    /// RFC 9562, version 4.
+    private static func uuid(_ random: [UInt8]) -> [UInt8] {
+        let digits = text("0123456789abcdef")
+        var result: [UInt8] = []
+        for (index, byte) in random.enumerated() {
+            if index == 4 || index == 6 || index == 8 || index == 10 { result.append(UInt8(ascii: "-")) }
+            let value = index == 6 ? byte & 0x0f | 0x40 : index == 8 ? byte & 0x3f | 0x80 : byte
+            result.append(digits[Int(value >> 4)])
+            result.append(digits[Int(value & 15)])
+        }
+        return result
     }
 
     private func makeDevices() throws(SystemFailure) {
@@ -71,9 +126,10 @@ struct Container {
     }
 
     private func writeFiles() throws(SystemFailure) {
-        if hostname.isEmpty && hosts.isEmpty && resolvConf.isEmpty { return }
+        if hostname.isEmpty && hosts.isEmpty && resolvConf.isEmpty && machineID.isEmpty { return }
         try System.makeDirectories(text("/etc"))
         if !hostname.isEmpty { try System.write(hostname + [10], to: text("/etc/hostname")) }
+        if !machineID.isEmpty { try System.write(machineID + [10], to: text("/etc/machine-id")) }
         if !hosts.isEmpty { try System.write(hosts, to: text("/etc/hosts")) }
         if !resolvConf.isEmpty { try System.write(resolvConf, to: text("/etc/resolv.conf")) }
     }

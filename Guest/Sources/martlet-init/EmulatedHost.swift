@@ -21,6 +21,7 @@ struct EmulatedHost {
         try System.mount(
             configuration.shareTag, text("/lower"), type: "9p", flags: guest_mount_read_only,
             options: text("trans=virtio,version=9p2000.L,msize=512000,cache=loose,access=any"))
+        try Container.prepareUpper()
         try Container.overlay()
         try System.switchRoot(to: Container.root)
         for entry in MountTable.host { try System.mount(entry) }

@@ -101,7 +101,7 @@ extension Launch {
 }
 
 /// An array of C strings that ends with a null pointer. Never freed: execve(2) or the process's end does that.
-private struct CStrings {
+struct CStrings {
     let pointers: UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>
 
     init(_ strings: [[UInt8]]) {

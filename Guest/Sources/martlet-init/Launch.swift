@@ -94,7 +94,8 @@ struct Launch {
             case .container(let container): try container.enter()
             case .joined:
                 try System.check(
-                    guest_enter(Launch.joinedTarget, guest_new_mounts | guest_new_ipc), "setns")
+                    guest_enter(Launch.joinedTarget, guest_new_mounts | guest_new_ipc | guest_new_control_groups),
+                    "setns")
             }
             if input < 0 { try openNull() }
         } catch {

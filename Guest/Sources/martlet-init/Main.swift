@@ -36,12 +36,14 @@ enum MartletInit {
         case .container:
             connection = try Transport.vsock(port: parameters.port)
             try System.mount(text("devtmpfs"), text("/dev"), type: "devtmpfs")
+            try Container.prepareGround()
         case .host:
             try System.mount(text("sysfs"), text("/sys"), type: "sysfs")
             try System.mount(text("devtmpfs"), text("/dev"), type: "devtmpfs")
             connection = try Transport.port()
         }
-        try run(parameters.mode == .container ? .container : .host, bootedAt, connection)
+        try run(
+            parameters.mode == .container ? .container : .host, bootedAt, connection, port: parameters.port)
     }
 
     /// `--serve-fd N`: the protocol over an inherited stream socket, without a machine around it.
@@ -59,11 +61,14 @@ enum MartletInit {
         try run(.server, bootedAt, Connection(socket, isPort: false, isEstablished: true))
     }
 
-    private static func run(_ role: Agent.Role, _ bootedAt: UInt64, _ connection: Connection) throws(SystemFailure) {
+    private static func run(
+        _ role: Agent.Role, _ bootedAt: UInt64, _ connection: Connection, port: UInt32 = 0
+    ) throws(SystemFailure) {
         let epoll = Descriptor(Int32(try System.check(guest_epoll(), "epoll_create")))
         let childEvents = Descriptor(Int32(try System.check(guest_child_events(), "signalfd")))
         let agent = try Agent(
-            role: role, bootedAt: bootedAt, connection: connection, epoll: epoll, childEvents: childEvents)
+            role: role, bootedAt: bootedAt, connection: connection, port: port, epoll: epoll,
+            childEvents: childEvents)
         agent.run()
     }
 }

@@ -133,6 +133,10 @@ enum System {
         try check(guest_change_directory(path([47])), "chdir", [47])
     }
 
+    static func setHostname(_ name: [UInt8]) throws(SystemFailure) {
+        try check(guest_set_hostname(name, name.count), "sethostname", name)
+    }
+
     /// A line on the machine's console, by way of the kernel's log: that is written out before this returns, while a
     /// terminal's last words are lost when the machine ends at once. Outside of a machine, on standard error.
     static func say(_ message: [UInt8]) {

@@ -47,6 +47,7 @@ struct guest_event {
     uint64_t token;
 };
 static const uint32_t guest_readable = 0x001;
+static const uint32_t guest_urgent = 0x002;
 static const uint32_t guest_writable = 0x004;
 static const uint32_t guest_error = 0x008;
 static const uint32_t guest_hung_up = 0x010;
@@ -68,8 +69,12 @@ static const uint64_t guest_new_mounts = 0x00020000;
 static const uint64_t guest_new_ipc = 0x08000000;
 static const uint64_t guest_new_processes = 0x20000000;
 
-/// As fork(2), into new namespaces.
-long guest_fork(uint64_t namespaces);
+static const uint64_t guest_new_control_groups = 0x02000000;
+
+/// As fork(2), into new namespaces, and into the control group of a descriptor where that is not negative.
+long guest_fork(uint64_t namespaces, int group);
+/// Leaves namespaces of the kinds above for new ones.
+long guest_leave(uint64_t namespaces);
 /// Enters those namespaces, of the kinds above, that the process of `descriptor` is in.
 long guest_enter(int descriptor, uint64_t namespaces);
 /// Gives back what a child of init inherited and a program must not: blocked and ignored signals.
@@ -77,6 +82,8 @@ void guest_reset_signals(void);
 /// The next child that ended: its process id, 0 where none has ended yet, -ECHILD where there is none.
 long guest_reap(int32_t *status);
 long guest_reap_blocking(int32_t *status);
+/// Waits for a child: its process id, or 0 where it has not ended in time.
+long guest_reap_within(int32_t process, int milliseconds, int32_t *status);
 long guest_kill(int32_t process, int signal);
 long guest_execute(const uint8_t *path, uint8_t *const GUEST_NULLABLE *GUEST_NONNULL arguments,
                    uint8_t *const GUEST_NULLABLE *GUEST_NONNULL environment);
@@ -111,6 +118,7 @@ long guest_unmount(const uint8_t *target, int flags);
 /// The names in a directory, each with a NUL byte, as many as there is room for; gives how many bytes they take.
 long guest_list(const uint8_t *path, uint8_t *names, size_t capacity);
 
+static const int guest_unmount_detach = 2;
 static const uint64_t guest_mount_read_only = 1;
 static const uint64_t guest_mount_no_setuid = 2;
 static const uint64_t guest_mount_no_devices = 4;
@@ -125,9 +133,16 @@ static const uint64_t guest_mount_move = 8192;
 /// Nanoseconds since the machine started.
 uint64_t guest_monotonic_clock(void);
 long guest_set_clock(uint64_t nanoseconds);
+/// Mixes bytes into the kernel's random numbers, credits them, and has its generator seeded anew at once.
 long guest_add_entropy(const uint8_t *bytes, size_t count);
+/// Random bytes, at most 256.
+long guest_random(uint8_t *bytes, size_t count);
 long guest_set_hostname(const uint8_t *name, size_t length);
 long guest_loopback_up(void);
+/// Sends requests to the kernel's routing socket and takes the acknowledgement of each; the first that failed says why.
+long guest_route_requests(const uint8_t *requests, size_t count, uint32_t number);
+/// Ends all TCP connections but those of this machine with itself, as by a reset; gives how many.
+long guest_reset_connections(void);
 void guest_sync(void);
 long guest_power_off(void);
 long guest_reboot(void);
@@ -153,11 +168,14 @@ static const int guest_eagain = 11;
 static const int guest_enomem = 12;
 static const int guest_eacces = 13;
 static const int guest_eexist = 17;
+static const int guest_enodev = 19;
 static const int guest_enotdir = 20;
 static const int guest_eisdir = 21;
 static const int guest_einval = 22;
 static const int guest_erofs = 30;
 static const int guest_epipe = 32;
+static const int guest_etimedout = 110;
+static const int guest_ecanceled = 125;
 
 #ifdef __clang__
 #pragma clang assume_nonnull end

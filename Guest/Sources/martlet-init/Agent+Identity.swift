@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if canImport(GuestCore)
+import CGuest
+import GuestCore
+import GuestProtocol
+import Wire
+#else
+import CGuest
+#endif
+
+extension Agent {
+    /// Becomes the machine that the host says, step by step, and tells how long each took. One that fails ends the
+    /// machine: what comes after, the container's configuration and its processes, is never looked at.
+    func identify(_ frame: Frame) {
+        guard role == .container else { fail(text("an identity for what is no container's machine")) }
+        guard !isIdentified, let identity = Identity(frame.payload) else { fail(text("not an identity")) }
+        var report = StepReport()
+        do throws(SystemFailure) {
+            try step("entropy", &report) { () throws(SystemFailure) in
+                try System.check(guest_add_entropy(identity.entropy, identity.entropy.count), "add entropy")
+            }
+            report.sample = [UInt8](repeating: 0, count: 16)
+            try System.check(guest_random(&report.sample, report.sample.count), "getrandom")
+            if identity.clock != 0 {
+                try step("clock", &report) { () throws(SystemFailure) in
+                    try System.check(guest_set_clock(identity.clock), "clock_settime")
+                }
+            }
+            if !identity.hostname.isEmpty {
+                try step("hostname", &report) { () throws(SystemFailure) in
+                    try System.setHostname(identity.hostname)
+                }
+            }
+            if !identity.machineID.isEmpty {
+                try step("machine-id", &report) { () throws(SystemFailure) in machineID = identity.machineID }
+            }
+            if mainProcess != 0 {
+                try step("files", &report) { () throws(SystemFailure) in try rewriteFiles(identity) }
+            }
+            if identity.isClone {
+                try step("connections", &report) { () throws(SystemFailure) in
+                    try System.check(guest_reset_connections(), "reset connections")
+                }
+            }
+        } catch {
+            fail(error.message)
+        }
+        isIdentified = true
+        connection.send(.identified, report.payload)
+    }
+
+    /// Gives a container that exists already the names of the machine that it is in now, and a boot id that no other
+    /// machine shows: the kernel's own is as old as the boot that both go back to.
+    private func rewriteFiles(_ identity: Identity) throws(SystemFailure) {
+        let main = Descriptor(
+            Int32(try System.check(guest_process_descriptor(mainProcess), "open the main process")))
+        let process = try fork(main, ownsNamespace: false, group: nil)
+        if process == 0 {
+            guard guest_enter(main.raw, guest_new_mounts) >= 0 else { guest_exit(1) }
+            do throws(SystemFailure) {
+                try Container.rename(identity)
+            } catch {
+                System.say(error.message)
+                guest_exit(1)
+            }
+            guest_exit(0)
+        }
+        hasChildren = true
+        var status: Int32 = 0
+        guard guest_reap_within(Int32(process), 5_000, &status) > 0, status == 0 else {
+            _ = guest_kill(Int32(process), Power.kill)
+            throw SystemFailure(call: "rewrite the files of", subject: text("the container"), code: guest_ecanceled)
+        }
+    }
+
+    func step(
+        _ name: StaticString, _ report: inout StepReport, _ body: () throws(SystemFailure) -> Void
+    ) throws(SystemFailure) {
+        let before = guest_monotonic_clock()
+        try body()
+        report.steps.append(StepReport.Step(text(name), nanoseconds: guest_monotonic_clock() - before))
+    }
+}

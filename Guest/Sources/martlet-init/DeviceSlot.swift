@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if canImport(GuestCore)
+import CGuest
+import GuestCore
+#else
+import CGuest
+#endif
+
+/// A place among the machine's virtio devices that was empty when the kernel looked, and has a device in it now.
+enum DeviceSlot {
+    /// Has the kernel look again. When this returns the device is there, with its node in /dev.
+    static func find(_ slot: UInt8) throws(SystemFailure) {
+        let driver = try System.open(
+            text("/sys/bus/platform/drivers/virtio-mmio/bind"), guest_write_only)
+        // As the kernel names what ACPI announces, and what its command line does.
+        let names = [text("LNRO0005:") + hexadecimal(slot), text("virtio-mmio.") + text(slot)]
+        var outcome = 0
+        for name in names {
+            outcome = guest_write(driver.raw, name, name.count)
+            if outcome >= 0 || outcome != -Int(guest_enodev) { break }
+        }
+        try System.check(outcome, "find the device in slot", text(slot))
+    }
+
+    private static func hexadecimal(_ number: UInt8) -> [UInt8] {
+        let digits = text("0123456789abcdef")
+        return [digits[Int(number >> 4)], digits[Int(number & 15)]]
+    }
+}

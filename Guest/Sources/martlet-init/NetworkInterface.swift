@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#if canImport(GuestCore)
+import CGuest
+import GuestCore
+import GuestProtocol
+#else
+import CGuest
+#endif
+
+/// A network interface of the machine, as the host wants it.
+enum NetworkInterface {
+    private static let directory = text("/sys/class/net")
+
+    /// Finds the interface by its hardware address, and gives it its addresses and routes. It can be used when this
+    /// returns.
+    static func configure(_ settings: InterfaceSettings) throws(SystemFailure) {
+        let index = try find(settings.hardwareAddress)
+        var batch = NetlinkBatch()
+        batch.bringUp(interface: index, mtu: settings.mtu)
+        for address in settings.addresses {
+            batch.addAddress(address.bytes, prefixLength: address.prefixLength, interface: index)
+        }
+        for gateway in settings.gateways { batch.addDefaultRoute(gateway: gateway, interface: index) }
+        try System.check(
+            guest_route_requests(batch.bytes, batch.bytes.count, batch.count), "configure the network interface",
+            spelled(settings.hardwareAddress))
+    }
+
+    private static func find(_ address: [UInt8]) throws(SystemFailure) -> UInt32 {
+        let wanted = spelled(address)
+        for name in System.names(in: directory) {
+            let path = directory + text("/") + name
+            guard let line = try? System.contents(path + text("/address"), limit: 64), line.hasPrefix(wanted) else {
+                continue
+            }
+            let digits = try System.contents(path + text("/ifindex"), limit: 16).parts(separatedBy: 10)[0]
+            if let index = digits.decimal(atMost: UInt64(Int32.max)) { return UInt32(index) }
+        }
+        throw SystemFailure(call: "find the network interface", subject: wanted, code: guest_enodev)
+    }
+
+    /// As /sys spells it: `02:00:5e:00:00:01`.
+    private static func spelled(_ address: [UInt8]) -> [UInt8] {
+        let digits = text("0123456789abcdef")
+        var result: [UInt8] = []
+        for byte in address {
+            if !result.isEmpty { result.append(UInt8(ascii: ":")) }
+            result += [digits[Int(byte >> 4)], digits[Int(byte & 15)]]
+        }
+        return result
+    }
+}
