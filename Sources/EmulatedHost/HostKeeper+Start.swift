@@ -92,6 +92,13 @@ extension HostKeeper {
         configuration.stateDevice = Array(QEMUCommand.stateDevice.utf8)
         configuration.stateMountPoint = Array(QEMUCommand.stateMountPoint.utf8)
         configuration.clock = wallClockNanoseconds()
+        var interface = InterfaceSettings(hardwareAddress: QEMUCommand.hardwareAddress)
+        if let address = InterfaceSettings.Address(bytes: QEMUCommand.guestAddress, prefixLength: 24) {
+            interface.addresses = [address]
+        }
+        interface.gateways = [QEMUCommand.gateway]
+        configuration.interfaces = [interface]
+        configuration.resolvConf = Array("nameserver \(QEMUCommand.nameServer)\n".utf8)
         if let random = try? Descriptor.open("/dev/urandom", .readOnly) {
             var seed = [UInt8](repeating: 0, count: 64)
             let count = try? unsafe seed.withUnsafeMutableBytes { try unsafe random.readFully(into: $0, at: 0) }

@@ -2,15 +2,21 @@
 
 /// The command line of the emulator. Pure.
 ///
-/// One CPU, because more are not stable under emulation with QEMU 7.2; no firmware menus, no network, no monitor, no
-/// display. The guest reaches what is outside only by: the share (read-only, with the rights of the user who runs
-/// QEMU), its disk, the port of the keeper, the console and a source of random numbers.
+/// One CPU, because more are not stable under emulation with QEMU 7.2; no firmware menus, no monitor, no display. The
+/// guest reaches what is outside only by: the share (read-only, with the rights of the user who runs QEMU), its disk,
+/// the port of the keeper, a network whose connections QEMU makes itself (also with the user's rights), the console and
+/// a source of random numbers.
 struct QEMUCommand {
     /// The share's tag, and the names under which the guest finds its port and disk.
     static let shareTag = "host"
     static let portName = "martlet"
     static let stateDevice = "/dev/vda"
     static let stateMountPoint = "/var/lib/martlet"
+    /// The network between the guest and QEMU: 10.0.2.0/24, where QEMU is .2 and answers for names at .3.
+    static let hardwareAddress: [UInt8] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56]
+    static let guestAddress: [UInt8] = [10, 0, 2, 15]
+    static let gateway: [UInt8] = [10, 0, 2, 2]
+    static let nameServer = "10.0.2.3"
 
     var configuration: HostConfiguration
     /// QEMU's number of the socket that is the port's other side.
@@ -41,6 +47,8 @@ struct QEMUCommand {
             "-chardev", "socket,id=port,fd=\(portDescriptor)",
             "-device", "virtio-serial-device",
             "-device", "virtserialport,chardev=port,name=\(QEMUCommand.portName)",
+            "-netdev", "user,id=network,ipv6=off",
+            "-device", "virtio-net-device,netdev=network,mac=\(QEMUCommand.spelled(QEMUCommand.hardwareAddress))",
             "-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-device,rng=random",
         ]
     }
@@ -50,6 +58,10 @@ struct QEMUCommand {
     private var kernelCommandLine: String {
         let words = "console=ttyS0 quiet panic=-1 reboot=t martlet.mode=host"
         return counterFrequency.map { "\(words) tsc_early_khz=\($0) tsc=reliable" } ?? words
+    }
+
+    private static func spelled(_ address: [UInt8]) -> String {
+        address.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
     }
 
     /// A comma within an option's value is written twice.

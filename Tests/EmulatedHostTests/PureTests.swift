@@ -102,7 +102,13 @@ private func configuration() throws -> HostConfiguration {
         #expect(arguments.contains("local,id=share,path=/,security_model=none,readonly=on,multidevs=remap"))
         #expect(arguments.contains { $0.hasSuffix("file=/a,,b/state.ext4") })
         #expect(arguments.contains("socket,id=port,fd=3"))
-        #expect(!arguments.contains { $0.contains("net") || $0.contains("mon") })
+        // One network, which is QEMU's own: nothing of it is opened on the machine's interfaces.
+        #expect(
+            arguments.filter { $0.contains("netdev") } == [
+                "-netdev", "virtio-net-device,netdev=network,mac=52:54:00:12:34:56",
+            ])
+        #expect(arguments.contains("user,id=network,ipv6=off"))
+        #expect(!arguments.contains { $0.contains("mon") })
         for pair in [("-smp", "1"), ("-m", "2048"), ("-display", "none")] {
             #expect(arguments.firstIndex(of: pair.0).map { arguments[$0 + 1] } == pair.1)
         }

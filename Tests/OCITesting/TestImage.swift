@@ -3,6 +3,7 @@
 internal import NIOHTTP1
 package import OCI
 internal import Platform
+import TestSupport
 
 /// An image made for a test, in all the forms that images come in.
 package struct TestImage: Sendable {
@@ -166,24 +167,9 @@ package struct TestImage: Sendable {
 
 /// Bytes that look random and are the same for the same seed.
 package func pseudoRandomBytes(_ count: Int, seed: UInt64) -> [UInt8] {
-    var generator = SeededGenerator(seed: seed)
+    var generator = SeededGenerator(seed)
     var bytes: [UInt8] = []
     bytes.reserveCapacity(count + 8)
     while bytes.count < count { withUnsafeBytes(of: generator.next()) { bytes += $0 } }
     return Array(bytes.prefix(count))
-}
-
-/// SplitMix64.
-package struct SeededGenerator: RandomNumberGenerator, Sendable {
-    private var state: UInt64
-
-    package init(seed: UInt64) { state = seed }
-
-    package mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
-        return value ^ value >> 31
-    }
 }

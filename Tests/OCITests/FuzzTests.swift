@@ -2,6 +2,7 @@
 
 import OCITesting
 import Platform
+import TestSupport
 import Testing
 
 @testable import OCI
@@ -10,7 +11,7 @@ import Testing
 @Suite struct Fuzz {
     /// Calls `body` with mutations of a corpus until the time is over.
     private func mutate(_ corpus: [[UInt8]], seed: UInt64, _ body: ([UInt8]) throws -> Void) rethrows {
-        var generator = SeededGenerator(seed: seed)
+        var generator = SeededGenerator(seed)
         let end = monotonicNanoseconds() + 700_000_000
         var round = 0
         while round < 200_000 && (round % 16 != 0 || monotonicNanoseconds() < end) {

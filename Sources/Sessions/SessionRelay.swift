@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-internal import GuestProtocol
-internal import Sessions
+package import GuestProtocol
 
 /// Many clients' sessions over the one connection to the guest. Pure: frames in, actions out.
 ///
 /// Each client numbers its sessions as it likes; towards the guest they get numbers of the relay's. A client that breaks
 /// the protocol is cut off and its processes are ended; a guest that does is lost with all that runs in it.
-struct SessionRelay {
-    typealias Client = UInt64
+package struct SessionRelay {
+    package typealias Client = UInt64
 
-    enum Action: Equatable {
+    package enum Action: Equatable {
         case toGuest(Frame)
         case toClient(Client, Frame)
         /// Tell it why with `failure`, then close; `clientGone` is called by whoever does so.
@@ -21,7 +20,7 @@ struct SessionRelay {
     }
 
     /// A client may have this many sessions at a time.
-    static let sessionLimit = 16
+    package static let sessionLimit = 16
 
     private struct Entry {
         var session: RelayedSession
@@ -39,23 +38,23 @@ struct SessionRelay {
     private var numbers: [Client: [UInt32: UInt32]] = [:]
     private var lastNumber: UInt32
     /// Processes in the guest, those that outlived their session included, as it told last.
-    private(set) var guestActivity: UInt64 = 0
+    package private(set) var guestActivity: UInt64 = 0
 
     /// - Parameter lastNumber: the guest's numbers up to this one were used already.
-    init(identity: String, lastNumber: UInt32 = 0) {
+    package init(identity: String, lastNumber: UInt32 = 0) {
         self.identity = identity
         self.lastNumber = lastNumber
     }
 
-    var clientCount: Int { greeted.count }
-    var sessionCount: Int { entries.count }
-    var isIdle: Bool { greeted.isEmpty && entries.isEmpty && guestActivity == 0 }
+    package var clientCount: Int { greeted.count }
+    package var sessionCount: Int { entries.count }
+    package var isIdle: Bool { greeted.isEmpty && entries.isEmpty && guestActivity == 0 }
 
-    mutating func clientConnected(_ client: Client) {
+    package mutating func clientConnected(_ client: Client) {
         greeted[client] = false
     }
 
-    mutating func clientGone(_ client: Client) -> [Action] {
+    package mutating func clientGone(_ client: Client) -> [Action] {
         greeted[client] = nil
         guard let sessions = numbers.removeValue(forKey: client) else { return [] }
         var actions: [Action] = []
@@ -70,7 +69,7 @@ struct SessionRelay {
         return actions
     }
 
-    mutating func receive(_ frame: Frame, from client: Client) -> [Action] {
+    package mutating func receive(_ frame: Frame, from client: Client) -> [Action] {
         guard let isGreeted = greeted[client] else { return [] }
         guard isGreeted else { return greet(client, frame) }
         // What a newer program may say is not for this relay to know.
@@ -92,7 +91,7 @@ struct SessionRelay {
         }
     }
 
-    mutating func receiveFromGuest(_ frame: Frame) -> [Action] {
+    package mutating func receiveFromGuest(_ frame: Frame) -> [Action] {
         guard let kind = frame.kind else { return [] }
         switch kind {
         case .activity:

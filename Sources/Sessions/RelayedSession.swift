@@ -2,13 +2,13 @@
 
 internal import GuestProtocol
 
-/// A session that passes through the keeper, judged from both sides. Pure.
+/// A session that passes through a relay, judged from both sides. Pure.
 ///
 ///     requested ──accepted──▶ accepted ──go──▶ starting ──started──▶ running ──exited──▶ ended
 ///         └──────────refused──────┴───────────────┴────────────────────────────────────▶ ended
 ///
-/// Credit is end to end: the keeper passes it on and only sees to it that nobody sends more than was granted, and that
-/// nobody grants more than one window. So what waits in the keeper for one session is at most one window a stream.
+/// Credit is end to end: the relay passes it on and only sees to it that nobody sends more than was granted, and that
+/// nobody grants more than one window. So what waits in the relay for one session is at most one window a stream.
 struct RelayedSession {
     enum Phase {
         case requested
