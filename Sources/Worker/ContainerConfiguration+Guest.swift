@@ -4,23 +4,36 @@ internal import GuestProtocol
 internal import Platform
 
 extension ContainerConfiguration {
+    /// Who the guest is. The machine's id is longer than a machine-id(5), whose digits its first ones are.
+    /// - Parameter isClone: it was made from one that ran.
+    func identity(isClone: Bool) -> Identity {
+        var result = Identity()
+        result.isClone = isClone
+        result.clock = wallClockNanoseconds()
+        result.hostname = Array(process.hostname.utf8)
+        result.machineID = Array(id.utf8.prefix(32))
+        var generator = SystemRandomNumberGenerator()
+        for _ in 0..<8 { result.entropy.append(contentsOf: withBytes(of: generator.next())) }
+        return result
+    }
+
     /// What the guest is to become.
-    func guestConfiguration() -> Configuration {
+    /// - Parameter rootSlot: where the disk was put after the guest's kernel had looked; nil where it was there before.
+    /// - Parameter network: the machine's place in its network, where it has one.
+    func guestConfiguration(rootSlot: Int?, network: NetworkLease?) -> Configuration {
         var result = Configuration()
         result.root = .image
         result.rootDevice = Array(rootDevice.utf8)
         result.isReadOnly = isReadOnly
+        result.rootSlot = rootSlot.map { UInt8(truncatingIfNeeded: $0) }
         result.hostname = Array(process.hostname.utf8)
-        result.hosts = Array(
-            """
-            127.0.0.1\tlocalhost
-            ::1\tlocalhost ip6-localhost ip6-loopback
-            127.0.1.1\t\(process.hostname)
-
-            """.utf8)
-        result.clock = wallClockNanoseconds()
-        var generator = SystemRandomNumberGenerator()
-        for _ in 0..<4 { result.entropy.append(contentsOf: withBytes(of: generator.next())) }
+        let names = network?.hosts(hostname: process.hostname) ?? "127.0.1.1\t\(process.hostname)\n"
+        result.hosts = Array("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\(names)".utf8)
+        if let network {
+            // Interfaces come behind the disk, in the same way.
+            result.interfaces = [network.settings(slot: rootSlot.map { $0 + 1 })]
+            result.resolvConf = network.resolvConf
+        }
         return result
     }
 

@@ -26,6 +26,12 @@ package struct ContainerConfiguration: Equatable, Sendable {
     package var stopTimeout: UInt64 = 10_000
     /// Milliseconds that the process may run; nil for no limit.
     package var runTimeout: UInt64?
+    /// Where templates are kept, by whose help the machine need not boot; nil to boot it in any case.
+    package var templates: String?
+    /// The directory of the snapshot that the machine goes on from; nil for one that begins.
+    package var snapshot: String?
+    /// What was asked for its network; nil for no interface but loopback.
+    package var network: NetworkWish?
     /// The monitor's program.
     package var monitor: String
     /// When the command began, in nanoseconds on the monotonic clock: what timings are counted from.
@@ -63,6 +69,9 @@ extension ContainerConfiguration {
             ("removesItself", .bool(removesItself)), ("stopTimeoutInMilliseconds", .number(stopTimeout)),
         ]
         if let runTimeout { json.append(("runTimeoutInMilliseconds", .number(runTimeout))) }
+        if let templates { json.append(("templates", .string(templates))) }
+        if let snapshot { json.append(("snapshot", .string(snapshot))) }
+        if let network { json.append(("network", network.json)) }
         json.append(("monitor", .string(monitor)))
         json.append(("commandStartedAt", .number(commandStartedAt)))
         return JSON(members: json)
@@ -92,6 +101,9 @@ extension ContainerConfiguration {
         removesItself = try view.required("removesItself").bool()
         stopTimeout = try view.required("stopTimeoutInMilliseconds").unsigned()
         runTimeout = try view.optional("runTimeoutInMilliseconds")?.unsigned()
+        templates = try view.optional("templates")?.string()
+        snapshot = try view.optional("snapshot")?.string()
+        if let field = try view.optional("network") { network = try NetworkWish(field) }
     }
 }
 

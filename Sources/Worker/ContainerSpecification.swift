@@ -90,9 +90,21 @@ package struct ContainerSpecification: Equatable, Sendable {
         return result
     }
 
+    /// The variables of another process in the container.
+    package func environment(with settings: [EnvironmentSetting]) -> [String] {
+        Self.apply(environment.map { .set($0) } + settings)
+    }
+
     private static func environment(
         image: [String], settings: [EnvironmentSetting], hostname: String
     ) -> [String] {
+        let own = image.filter { $0.utf8.first != UInt8(ascii: "=") && $0.utf8.contains(UInt8(ascii: "=")) }
+        return apply(
+            [.set(defaultPath), .set("HOSTNAME=\(hostname)")] + own.map { .set($0) } + settings)
+    }
+
+    /// What settings come to, one after another.
+    private static func apply(_ settings: [EnvironmentSetting]) -> [String] {
         var result: [String] = []
         var places: [Substring: Int] = [:]
         var removed: Set<Int> = []
@@ -109,11 +121,6 @@ package struct ContainerSpecification: Equatable, Sendable {
             case .unset(let name):
                 if let place = places[name[...]] { removed.insert(place) }
             }
-        }
-        apply(.set(defaultPath))
-        apply(.set("HOSTNAME=\(hostname)"))
-        for text in image where text.utf8.first != UInt8(ascii: "=") && text.utf8.contains(UInt8(ascii: "=")) {
-            apply(.set(text))
         }
         for setting in settings { apply(setting) }
         return result.indices.filter { !removed.contains($0) }.map { result[$0] }

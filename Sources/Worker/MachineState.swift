@@ -20,6 +20,16 @@ package struct MachineState: Equatable, Sendable {
     package var exitCode: UInt8?
     /// Why it ended, where that was not its process's own end.
     package var reason: String?
+    /// Where the machine came from: `boot`, or `template`.
+    package var origin: String?
+    /// What there is to say about that, for example why there was no way to use a template.
+    package var originNote: String?
+    /// Its place in its network, as the fabric gave it.
+    package var network: JSON?
+    /// What the guest did to become a machine of its own, with the microseconds that each step took, in order.
+    package var identity: [(step: String, microseconds: UInt64)] = []
+    /// Random bytes of the guest's, in hexadecimal, drawn after that.
+    package var randomSample: String?
     /// Microseconds from the command's start to each step, in order.
     package var timings: [(step: String, microseconds: UInt64)] = []
 
@@ -37,6 +47,13 @@ extension MachineState {
         if let finishedAt { json.append(("finishedAt", .number(finishedAt))) }
         if let exitCode { json.append(("exitCode", .number(exitCode))) }
         if let reason { json.append(("reason", .string(reason))) }
+        if let origin { json.append(("origin", .string(origin))) }
+        if let originNote { json.append(("originNote", .string(originNote))) }
+        if let network { json.append(("network", network)) }
+        if !identity.isEmpty {
+            json.append(("identityInMicroseconds", JSON(members: identity.map { ($0.step, .number($0.microseconds)) })))
+        }
+        if let randomSample { json.append(("randomSample", .string(randomSample))) }
         json.append(("timingsInMicroseconds", JSON(members: timings.map { ($0.step, .number($0.microseconds)) })))
         return JSON(members: json)
     }
@@ -57,10 +74,18 @@ extension MachineState {
             UInt8(try view.unsigned(in: 0...255))
         }
         reason = try view.optional("reason")?.string()
-        if let object = json["timingsInMicroseconds"]?.objectValue {
-            for (name, value) in zip(object.names, object.values) {
-                if let microseconds = value.unsignedValue { timings.append((name, microseconds)) }
-            }
+        origin = try view.optional("origin")?.string()
+        originNote = try view.optional("originNote")?.string()
+        network = try view.optional("network")?.value
+        randomSample = try view.optional("randomSample")?.string()
+        identity = Self.steps(json["identityInMicroseconds"])
+        timings = Self.steps(json["timingsInMicroseconds"])
+    }
+
+    static func steps(_ json: JSON?) -> [(step: String, microseconds: UInt64)] {
+        guard let object = json?.objectValue else { return [] }
+        return zip(object.names, object.values).compactMap { name, value in
+            value.unsignedValue.map { (name, $0) }
         }
     }
 }

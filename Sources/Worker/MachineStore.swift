@@ -210,8 +210,12 @@ package enum MachineFile {
     package static let lock = "lock"
     package static let configuration = "config.json"
     package static let state = "state.json"
-    /// The monitor's configuration.
+    /// The monitor's configuration, for a machine that boots.
     package static let monitorConfiguration = "vmm.json"
+    /// The same for one that makes a template, or comes from one.
+    package static let templateConfiguration = "vmm-template.json"
+    /// The monitor's API.
+    package static let api = "vmm.sock"
     /// The process's output, as records.
     package static let output = "output.log"
     /// The guest's serial console.

@@ -15,8 +15,9 @@ struct MonitorProcess: ~Copyable {
     private var end: (reason: String, detail: String?)?
     private(set) var isStatusClosed = false
 
-    /// Starts the monitor in the working directory, with the configuration that lies there.
-    init(program: String) throws(SystemError) {
+    /// Starts the monitor in the working directory.
+    /// - Parameter configuration: the file that says what the machine is made of.
+    init(program: String, configuration: String) throws(SystemError) {
         let console = try Descriptor.open(MachineFile.console, .append, permissions: 0o600)
         let diagnostics = try Descriptor.open(MachineFile.diagnostics, .append, permissions: 0o600)
         let lifelineEnds = try Pipe()
@@ -24,8 +25,8 @@ struct MonitorProcess: ~Copyable {
         var specification = ProcessSpecification(
             program,
             [
-                "martlet-vmm", "--config-file", MachineFile.monitorConfiguration, "--status-fd", "3", "--lifeline-fd",
-                "4",
+                "martlet-vmm", "--config-file", configuration, "--api-sock", MachineFile.api, "--level", "Warning",
+                "--status-fd", "3", "--lifeline-fd", "4",
             ])
         specification.descriptors = [
             -1, console.raw, diagnostics.raw, statusEnds.writing.raw, lifelineEnds.reading.raw,

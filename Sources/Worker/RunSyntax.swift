@@ -12,12 +12,17 @@ package struct RunSyntax: Equatable, Sendable {
 
     /// The short options, and the long ones that they stand for.
     package static let shortNames: [Character: String] = [
-        "d": "detach", "e": "env", "h": "hostname", "i": "interactive", "m": "memory", "u": "user", "w": "workdir",
+        "d": "detach", "e": "env", "h": "hostname", "i": "interactive", "m": "memory", "p": "publish", "u": "user",
+        "w": "workdir",
     ]
-    package static let flags: Set<String> = ["detach", "interactive", "rm", "read-only", "insecure-registry", "help"]
+    package static let flags: Set<String> = [
+        "detach", "interactive", "rm", "read-only", "insecure-registry", "no-template", "help",
+        "egress-audit",
+    ]
     package static let valued: Set<String> = [
         "name", "env", "env-file", "workdir", "user", "entrypoint", "cpus", "memory", "hostname", "kernel", "timeout",
-        "pull", "stop-timeout", "stop-signal", "image-name",
+        "pull", "stop-timeout", "stop-signal", "image-name", "snapshot", "network", "net", "publish",
+        "ip", "ip6", "mac", "mac-address", "dns", "dns-search", "add-host", "network-alias", "egress",
     ]
 
     package init(_ arguments: [String]) throws(WorkerError) {

@@ -13,8 +13,10 @@ internal import Wire
 package final class Supervisor {
     /// The port that a guest calls (Docs/GUEST-PROTOCOL.md).
     static let guestPort = 1024
+    /// How long each of the container's own hooks may take, in milliseconds.
+    static let hookLimit: UInt64 = 10_000
 
-    private enum Token {
+    enum Token {
         static let guestListener: UInt64 = 1
         static let controlListener: UInt64 = 2
         static let guest: UInt64 = 3
@@ -23,40 +25,53 @@ package final class Supervisor {
         static let status: UInt64 = 6
         static let timer: UInt64 = 7
         static let signals: UInt64 = 8
+        static let api: UInt64 = 9
         static let firstControl: UInt64 = 64
     }
 
     let configuration: ContainerConfiguration
+    private let network: NetworkLease?
     private let store: MachineStore
-    private let epoll: Epoll
+    let epoll: Epoll
     private let timer: Timer
     private let signals: SignalQueue
-    private var machine: SupervisorStateMachine
-    private var state = MachineState()
+    private(set) var machine: SupervisorStateMachine
+    var state = MachineState()
     private var log: OutputLog
     private let guestListener: Descriptor
     private let controlListener: Descriptor
     private var monitor: MonitorProcess
-    private var guest: Connection?
+    let api = MonitorClient(path: MachineFile.api, token: Token.api)
+    var start: MachineStart
+    var saving: Saving?
+    private(set) var guest: Connection?
     private var foreground: Connection?
-    private var controls: [UInt64: Connection] = [:]
+    private(set) var controls: [UInt64: Connection] = [:]
+    /// Sessions of clients that came later than the one that it runs for.
+    var relay = SessionRelay(identity: "martlet-supervisor", lastNumber: SupervisorStateMachine.mainSession)
     private var nextControl = Token.firstControl
-    private var deadlines: [SupervisorStateMachine.TimerName: UInt64] = [:]
+    var deadlines: [SupervisorStateMachine.TimerName: UInt64] = [:]
     private var outcome: Outcome?
     private var hasOutput = false
 
     /// Starts the machine whose directory is the working directory.
-    /// - Parameter foreground: the socket of the client that it runs for.
+    /// - Parameters:
+    ///   - network: its place in its network, kept for as long as it runs.
+    ///   - foreground: the socket of the client that it runs for.
     package init(
-        configuration: ContainerConfiguration, store: MachineStore, foreground: consuming Descriptor
+        configuration: ContainerConfiguration, store: MachineStore, network: NetworkLease?,
+        foreground: consuming Descriptor
     ) throws(SystemError) {
         self.configuration = configuration
+        self.network = network
         self.store = store
         var policy = SupervisorStateMachine.Policy()
         policy.isDetached = configuration.isDetached
         policy.stopSignal = configuration.process.stopSignal
         policy.stopTimeout = configuration.stopTimeout
         policy.runTimeout = configuration.runTimeout
+        let start = MachineStart(configuration)
+        policy.origin = start.origin
         machine = SupervisorStateMachine(policy: policy)
         ignoreBrokenPipes()
         let signals = try SignalQueue([SIGTERM, SIGINT, SIGHUP])
@@ -64,7 +79,7 @@ package final class Supervisor {
         let timer = try Timer()
         // Before the monitor starts: the guest may call at once.
         let guestListener = try UnixSocket.listen(at: "\(MachineFile.vsock)_\(Self.guestPort)", backlog: 4)
-        let monitor = try MonitorProcess(program: configuration.monitor)
+        let monitor = try start.startMonitor(configuration.monitor)
         let controlListener = try UnixSocket.listen(at: MachineFile.control)
         log = try OutputLog(path: MachineFile.output)
         try epoll.add(guestListener.raw, .readable, token: Token.guestListener)
@@ -80,10 +95,14 @@ package final class Supervisor {
         self.timer = timer
         self.guestListener = guestListener
         self.monitor = monitor
+        self.start = start
         self.controlListener = controlListener
         mark("monitor")
         state.supervisor = ProcessIdentity.current
         state.monitor = ProcessIdentity(pid: pid)
+        state.origin = start.word
+        state.originNote = start.note
+        state.network = network?.json
         writeState()
     }
 
@@ -112,13 +131,14 @@ package final class Supervisor {
         case Token.guest: readGuest()
         case Token.foreground: readForeground()
         case Token.status: readStatus()
+        case Token.api: api.handle(epoll)
         case Token.timer: handleTimers()
         case Token.signals: while signals.next() != nil { feed(.terminated) }
         default: readControl(token)
         }
     }
 
-    private func feed(_ event: SupervisorStateMachine.Event) {
+    func feed(_ event: SupervisorStateMachine.Event) {
         perform(machine.handle(event))
     }
 
@@ -126,6 +146,10 @@ package final class Supervisor {
         for action in actions {
             switch action {
             case .greetGuest: greetGuest()
+            case .greetClone: greetClone()
+            case .makeTemplate: makeTemplate()
+            case .bootInstead(let reason): bootInstead(reason)
+            case .recordIdentity(let report): record(report)
             case .sendToGuest(let frame): guest?.queue(frame)
             case .sendToForeground(let frame): foreground?.queue(frame)
             case .log(let stream, let bytes):
@@ -175,18 +199,70 @@ extension Supervisor {
         feed(.guestConnected)
     }
 
-    private func greetGuest() {
+    private func greet(isClone: Bool) {
         var hello = Hello()
         hello.program = Array("martlet-supervisor".utf8)
         guest?.queue(Frame(.hello, payload: hello.payload))
-        guest?.queue(Frame(.configure, payload: configuration.guestConfiguration().payload))
+        guest?.queue(Frame(.identify, payload: configuration.identity(isClone: isClone).payload))
+    }
+
+    private func greetClone() {
+        greet(isClone: true)
+        guest?.queue(Frame(.thaw, payload: Self.interruption(isClone: true).payload))
+    }
+
+    static func interruption(isClone: Bool) -> Interruption {
+        var result = Interruption()
+        result.hookLimit = hookLimit
+        result.isClone = isClone
+        return result
+    }
+
+    private func greetGuest() {
+        greet(isClone: false)
+        let become = configuration.guestConfiguration(rootSlot: start.rootSlot, network: network)
+        guest?.queue(Frame(.configure, payload: become.payload))
         let request = configuration.processRequest.payload
         guest?.queue(Frame(.request, session: SupervisorStateMachine.mainSession, payload: request))
     }
 
+    /// The machine that was restored is no good and its monitor gone; nothing of the container has run.
+    private func bootInstead(_ reason: String) {
+        start.bootInstead(reason)
+        state.origin = start.word
+        state.originNote = start.note
+        guest?.stopWatching(epoll)
+        guest = nil
+        api.end(epoll)
+        try? epoll.remove(monitor.ended)
+        if !monitor.isStatusClosed { try? epoll.remove(monitor.status) }
+        Files.remove(MachineFile.vsock)
+        Files.remove(MachineFile.api)
+        do throws(SystemError) {
+            monitor = try start.startMonitor(configuration.monitor)
+            try epoll.add(monitor.ended, .readable, token: Token.monitor)
+            try epoll.add(monitor.status, .readable, token: Token.status)
+        } catch {
+            return feed(.monitorEnded("\(error)"))
+        }
+        mark("monitor after a template that was no good")
+        state.monitor = ProcessIdentity(pid: monitor.pid)
+        writeState()
+    }
+
+    private func record(_ report: StepReport) {
+        for step in report.steps {
+            state.identity.append((printable(step.name, limit: 40), step.nanoseconds / 1000))
+        }
+        guard !report.sample.isEmpty else { return }
+        let digits = Array("0123456789abcdef".utf8)
+        let sample = report.sample.prefix(16).flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }
+        state.randomSample = String(decoding: sample, as: UTF8.self)
+    }
+
     private func readGuest() {
         guard let guest else { return }
-        let isThere = guest.receive { feed(.guestFrame($0)) }
+        let isThere = guest.receive { takeFromGuest($0) }
         if !isThere {
             guest.stopWatching(epoll)
             feed(.guestLost("the connection to the guest was lost"))
@@ -206,7 +282,7 @@ extension Supervisor {
 
     private func handleMonitorEnd() {
         // What it sent last lies in the socket, which holds a bounded amount; nobody adds to it any more.
-        if let guest, !guest.isLost { _ = guest.receive(turns: .max) { feed(.guestFrame($0)) } }
+        if let guest, !guest.isLost { _ = guest.receive(turns: .max) { takeFromGuest($0) } }
         readStatus()
         feed(.monitorEnded(monitor.reap()))
     }
@@ -222,16 +298,23 @@ extension Supervisor {
             }
             connection.queue(Frame(.hello, payload: Hello().payload))
             controls[nextControl] = connection
+            relay.clientConnected(nextControl)
             nextControl += 1
         }
     }
 
     private func readControl(_ token: UInt64) {
         guard let connection = controls[token] else { return }
-        if !connection.receive({ feed(.controlFrame($0)) }) {
-            connection.stopWatching(epoll)
-            controls[token] = nil
-        }
+        if !connection.receive({ takeFromControl($0, token) }) { drop(token) }
+    }
+
+    /// Lets go of a client; its processes end.
+    func drop(_ token: UInt64) {
+        guard let connection = controls.removeValue(forKey: token) else { return }
+        if saving?.client == token { saving?.client = nil }
+        connection.flush(epoll)
+        connection.stopWatching(epoll)
+        perform(relay.clientGone(token))
     }
 
     private func readForeground() {
@@ -260,14 +343,14 @@ extension Supervisor {
         armTimer()
     }
 
-    private func mark(_ step: String, at time: UInt64? = nil) {
+    func mark(_ step: String, at time: UInt64? = nil) {
         let now = time ?? monotonicNanoseconds()
         let elapsed = now > configuration.commandStartedAt ? now - configuration.commandStartedAt : 0
         // What the monitor says about itself is no reason to grow without end.
         if state.timings.count < 64 { state.timings.append((step, elapsed / 1000)) }
     }
 
-    private func writeState() {
+    func writeState() {
         // Not durable: after a crash of the host no machine runs, whatever its file says; the boot id tells.
         try? Files.writeAtomically(state.json.encoded(), to: MachineFile.state, permissions: 0o600)
     }
@@ -276,6 +359,7 @@ extension Supervisor {
     /// over: who then looks sees it so.
     private func conclude(_ outcome: Outcome) throws(SystemError) {
         mark("gone")
+        start.end()
         state.status = .exited
         state.exitCode = outcome.exitCode
         state.reason = outcome.reason ?? log.failure.map { "the log is not whole: \($0)" }
@@ -284,6 +368,7 @@ extension Supervisor {
         Files.remove(MachineFile.control)
         Files.remove("\(MachineFile.vsock)_\(Self.guestPort)")
         Files.remove(MachineFile.vsock)
+        Files.remove(MachineFile.api)
         // What never ran is not kept: its reason is told to who wanted it.
         if configuration.removesItself || state.startedAt == nil {
             try? store.removeOwn(configuration.id)
@@ -336,6 +421,7 @@ extension Supervisor {
         case Token.signals: while signals.next() != nil {}
         case Token.status: try? epoll.remove(monitor.status)
         case Token.monitor: try? epoll.remove(monitor.ended)
+        case Token.api: api.end(epoll)
         case Token.guest: guest?.stopWatching(epoll)
         default: controls[token]?.stopWatching(epoll)
         }

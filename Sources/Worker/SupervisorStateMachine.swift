@@ -5,8 +5,14 @@ package import GuestProtocol
 /// What a supervisor does, and when. Pure: events in, actions out; `Supervisor` does the input and output.
 ///
 ///     booting ──guest connects──▶ asked ──accepted──▶ starting ──started──▶ running
-///        │                          │                    │                     │
-///        └──────────────────────────┴── any outcome ─────┴─────────────────────┴──▶ ending ──monitor ended──▶ ended
+///      │ ▲ │                       │ ▲                    │                     │
+///      │ │ └─hello─▶ templating ───┼─┘ template made      │                     │
+///      │ └── another monitor boots ┘                      │                     │
+///      └───────────────────────────┴── any outcome ───────┴─────────────────────┴──▶ ending ──monitor ended──▶ ended
+///
+/// A machine that is restored from a template and comes to nothing before its process could start is booted instead:
+/// nothing of the container has run. A machine that a template is made of waits in `templating`, its guest greeted only
+/// afterwards, so that the template knows nothing of what the machine becomes.
 ///
 /// The guest is hostile. Illegal, and the machine's end: a frame out of turn, output that is not the next or beyond its
 /// credit, a payload that cannot be read, another major version. Skipped: unknown kinds, other sessions, and everything
@@ -15,8 +21,21 @@ package struct SupervisorStateMachine: Sendable {
     /// The session of the machine's main process.
     package static let mainSession: UInt32 = 1
 
+    /// Where the machine comes from.
+    package enum Origin: Equatable, Sendable {
+        /// Its kernel boots.
+        case boot
+        /// Its kernel boots, and a template for others is made before it becomes what it is to be.
+        case bootForTemplate
+        /// It goes on from a template.
+        case template
+        /// It goes on from another machine's snapshot, with the processes that ran there.
+        case snapshot
+    }
+
     /// What this machine's life is to be like.
     package struct Policy: Equatable, Sendable {
+        package var origin = Origin.boot
         /// Nobody waits for the output: it goes to the log alone, and once the process runs its client may leave.
         package var isDetached = false
         package var stopSignal: Int32 = 15
@@ -24,6 +43,8 @@ package struct SupervisorStateMachine: Sendable {
         package var stopTimeout: UInt64 = 10_000
         /// From the monitor's start until the process runs.
         package var startTimeout: UInt64 = 180_000
+        /// From the start of a monitor that restores until the guest answers; it takes milliseconds.
+        package var restoreTimeout: UInt64 = 20_000
         /// From the process's start until it is stopped; nil for no limit. All times in milliseconds.
         package var runTimeout: UInt64?
 
@@ -33,6 +54,8 @@ package struct SupervisorStateMachine: Sendable {
     package enum TimerName: Hashable, Sendable, CaseIterable {
         /// The process should run by now.
         case start
+        /// The restored guest should have answered by now.
+        case restore
         /// The process may run no longer.
         case run
         /// The process had its time to end by itself.
@@ -46,11 +69,17 @@ package struct SupervisorStateMachine: Sendable {
     package enum Event: Equatable, Sendable {
         case guestConnected
         case guestFrame(Frame)
+        /// The guest broke the protocol in a session that is not the main one.
+        case guestFailed(String)
         /// The guest's connection ended, or broke the framing.
         case guestLost(String)
         case foregroundFrame(Frame)
         case foregroundLost
         case controlFrame(Frame)
+        /// The template is made, or could not be, and the machine has its disk.
+        case templateMade
+        /// The machine could not be given its disk.
+        case diskRefused(String)
         /// The monitor is gone; what it said about it.
         case monitorEnded(String)
         case timer(TimerName)
@@ -59,8 +88,16 @@ package struct SupervisorStateMachine: Sendable {
     }
 
     package enum Action: Equatable, Sendable {
-        /// Send `hello`, `configure` and `request`.
+        /// Send `hello`, `identify`, `configure` and `request`.
         case greetGuest
+        /// Send `hello`, `identify` and `thaw`.
+        case greetClone
+        /// Save the machine as it stands as a template, go on, and give it its disk.
+        case makeTemplate
+        /// The template is no good, for this reason: forget it and its guest, and boot the machine with a new monitor.
+        case bootInstead(String)
+        /// What the guest did to become a machine of its own.
+        case recordIdentity(StepReport)
         case sendToGuest(Frame)
         case sendToForeground(Frame)
         case log(LogRecord.Stream, [UInt8])
@@ -76,6 +113,7 @@ package struct SupervisorStateMachine: Sendable {
 
     package enum Phase: Equatable, Sendable {
         case booting
+        case templating
         case asked
         case starting
         case running
@@ -84,8 +122,13 @@ package struct SupervisorStateMachine: Sendable {
     }
 
     package private(set) var phase = Phase.booting
-    private let policy: Policy
+    private var policy: Policy
     private var saidHello = false
+    private var isIdentified = false
+    private var isConfigured = false
+    private var restoreFailure: String?
+    /// A restored machine's main process was there when it was saved.
+    private var hasMain = false
     private var output = Stream()
     private var errors = Stream()
     private var isTimedOut = false
@@ -94,6 +137,12 @@ package struct SupervisorStateMachine: Sendable {
     private struct Stream: Sendable {
         var relayed = RelayWindow()
         var consumed = ReceiveWindow()
+
+        /// It had ended before it came here.
+        mutating func end() {
+            _ = relayed.end(at: 0)
+            _ = consumed.end(at: 0)
+        }
     }
 
     package init(policy: Policy) {
@@ -102,7 +151,9 @@ package struct SupervisorStateMachine: Sendable {
 
     /// What to do first of all.
     package func start() -> [Action] {
-        [.arm(.start, milliseconds: policy.startTimeout)]
+        let start = Action.arm(.start, milliseconds: policy.startTimeout)
+        guard policy.origin == .template || policy.origin == .snapshot else { return [start] }
+        return [start, .arm(.restore, milliseconds: policy.restoreTimeout)]
     }
 
     package mutating func handle(_ event: Event) -> [Action] {
@@ -112,14 +163,20 @@ package struct SupervisorStateMachine: Sendable {
             guard case .monitorEnded = event else { return [] }
             phase = .ended
             return [.finish(outcome)]
-        case .booting, .asked, .starting, .running: break
+        case .booting, .templating, .asked, .starting, .running: break
         }
         switch event {
         case .guestConnected:
-            guard phase == .booting else { return [] }
+            guard phase == .booting, policy.origin != .bootForTemplate else { return [] }
+            phase = .asked
+            return [policy.origin == .snapshot ? .greetClone : .greetGuest]
+        case .templateMade:
+            guard phase == .templating else { return [] }
             phase = .asked
             return [.greetGuest]
-        case .guestFrame(let frame): return handleGuest(frame)
+        case .diskRefused(let reason): return conclude(.failed(125, reason))
+        case .guestFrame(let frame): return restoreFailure == nil ? handleGuest(frame) : []
+        case .guestFailed(let what): return violation(what)
         case .guestLost(let reason):
             lostReason = reason
             return [.arm(.farewell, milliseconds: 2000)]
@@ -129,6 +186,7 @@ package struct SupervisorStateMachine: Sendable {
             return mayGoOn ? [] : conclude(.failed(125, "the command that ran it was lost"))
         case .controlFrame(let frame): return handleControl(frame)
         case .monitorEnded(let reason):
+            if mayBootInstead { return bootInstead(restoreFailure ?? reason) }
             phase = .ended
             let outcome = Outcome.failed(125, reason)
             return [.sendToForeground(outcome.frame), .finish(outcome)]
@@ -138,6 +196,28 @@ package struct SupervisorStateMachine: Sendable {
     }
 
     private var lostReason = ""
+
+    /// Nothing of the container has run in a machine that was restored.
+    private var mayBootInstead: Bool {
+        policy.origin == .template && (phase == .booting || phase == .asked)
+    }
+
+    private mutating func bootInstead(_ reason: String) -> [Action] {
+        policy.origin = .boot
+        restoreFailure = nil
+        phase = .booting
+        saidHello = false
+        isIdentified = false
+        isConfigured = false
+        return [.disarm(.restore), .disarm(.farewell), .bootInstead(reason)]
+    }
+
+    /// The restored machine is no good; its monitor's end is followed by another.
+    private mutating func giveUpRestore(_ reason: String) -> [Action] {
+        guard restoreFailure == nil else { return [] }
+        restoreFailure = reason
+        return [.endMonitor]
+    }
 
     private mutating func conclude(_ outcome: Outcome) -> [Action] {
         phase = .ending(outcome)
@@ -159,18 +239,66 @@ extension SupervisorStateMachine {
                         125, "the guest speaks version \(hello.major) of the protocol, not \(ProtocolVersion.major)"))
             }
             saidHello = true
-            return []
+            switch policy.origin {
+            case .boot: return []
+            case .bootForTemplate:
+                phase = .templating
+                return [.makeTemplate]
+            case .template:
+                // One that has not noticed goes on as the machine that the template was made of.
+                guard hello.generation > 0 else {
+                    return giveUpRestore("the guest did not notice that it was restored")
+                }
+                return [.disarm(.restore)]
+            case .snapshot:
+                guard hello.generation > 0 else {
+                    return violation("a guest that has not noticed that it was restored")
+                }
+                return []
+            }
         case .failure:
+            if mayBootInstead {
+                let reason = Refusal(frame.payload).map { printable($0.message) }
+                return giveUpRestore(reason ?? "the guest failed")
+            }
             let refusal = Refusal(frame.payload) ?? Refusal(exitCode: 125, message: Array("the guest failed".utf8))
             return conclude(.failed(Refusal(exitCode: 125, message: refusal.message)))
-        case .configured, .activity: return []
+        case .activity: return []
         default: break
         }
         guard saidHello else { return violation("no greeting") }
+        switch kind {
+        case .identified:
+            guard phase == .asked, !isIdentified, let report = StepReport(frame.payload), report.sample.count >= 16
+            else { return violation("an identity") }
+            isIdentified = true
+            return [.recordIdentity(report)]
+        case .running where policy.origin == .snapshot:
+            guard phase == .asked, !isIdentified, let session = RunningSession(frame.payload) else {
+                return violation("a session that goes on, out of turn")
+            }
+            // Those beside the main one were for clients of the other machine.
+            guard frame.header.session == Self.mainSession else {
+                return [.sendToGuest(Frame(.hangUp, session: frame.header.session))]
+            }
+            hasMain = true
+            if session.isOutputEnded { output.end() }
+            if session.isErrorsEnded { errors.end() }
+            return []
+        case .thawed where policy.origin == .snapshot && phase == .asked:
+            return handleClone(frame)
+        case .configured:
+            guard isIdentified, !isConfigured else { return violation("a configuration out of turn") }
+            isConfigured = true
+            guard let report = StepReport(frame.payload), !report.steps.isEmpty else { return [] }
+            return [.recordIdentity(report)]
+        default: break
+        }
         guard frame.header.session == Self.mainSession else { return [] }
         switch kind {
         case .accepted:
-            guard phase == .asked else { return violation("an answer out of turn") }
+            // Fail closed: no process before the machine is one of its own.
+            guard phase == .asked, isIdentified, isConfigured else { return violation("an answer out of turn") }
             phase = .starting
             return [.sendToGuest(Frame(.go, session: Self.mainSession)), .sendToForeground(frame)]
         case .refused:
@@ -192,6 +320,23 @@ extension SupervisorStateMachine {
             return conclude(isTimedOut ? timeoutOutcome : .exited(report))
         default: return violation("a frame of kind \(frame.header.kind), which only a host sends")
         }
+    }
+
+    /// The container of a restored machine runs again, now that the machine is one of its own.
+    private mutating func handleClone(_ frame: Frame) -> [Action] {
+        guard isIdentified, let report = StepReport(frame.payload) else { return violation("a thaw out of turn") }
+        guard report.failure.isEmpty else {
+            return conclude(.failed(125, "the container could not go on: \(printable(report.failure))"))
+        }
+        guard hasMain else { return conclude(.failed(125, "the container's process had ended when it was saved")) }
+        phase = .running
+        var actions: [Action] = [
+            .disarm(.start), .disarm(.restore), .recordIdentity(report), .recordStarted,
+            .sendToForeground(Frame(.accepted, session: Self.mainSession)),
+            .sendToForeground(Frame(.started, session: Self.mainSession)),
+        ]
+        if let limit = policy.runTimeout { actions.append(.arm(.run, milliseconds: limit)) }
+        return actions
     }
 
     private var isStarted: Bool { phase == .starting || phase == .running }
@@ -296,12 +441,17 @@ extension SupervisorStateMachine {
                     phase == .booting
                         ? "the guest did not call within \(limit) s: its kernel needs virtio-mmio and vsock built in"
                         : "the guest did not start the process within \(limit) s"))
+        case .restore where policy.origin == .snapshot:
+            return phase == .running ? [] : conclude(.failed(125, "the restored guest did not answer"))
+        case .restore:
+            return mayBootInstead && !saidHello ? giveUpRestore("the restored guest did not answer") : []
         case .run:
             isTimedOut = true
             return stop(forceAfter: policy.stopTimeout)
         case .stop: return send(signal: 9)
         case .force:
             return conclude(isTimedOut ? timeoutOutcome : .failed(137, "ended by force: the guest did not answer"))
+        case .farewell where mayBootInstead: return giveUpRestore(lostReason)
         case .farewell: return conclude(.failed(125, lostReason))
         }
     }

@@ -11,6 +11,7 @@ package enum WorkerError: Error, Equatable, Sendable, CustomStringConvertible {
     case noSuchMachine(String)
     /// More than one machine's id begins like this.
     case ambiguous(String, matches: [String])
+    case noSuchSnapshot(String)
     case nameInUse(String, by: String)
     /// A file of ours that says what it cannot say.
     case malformed(path: String, reason: String)
@@ -20,6 +21,7 @@ package enum WorkerError: Error, Equatable, Sendable, CustomStringConvertible {
         case .system(let error): "\(error)"
         case .invalid(let text): text
         case .noSuchMachine(let reference): "no such machine: \(reference)"
+        case .noSuchSnapshot(let reference): "no such snapshot: \(reference)"
         case .ambiguous(let reference, let matches):
             "\(reference) is the beginning of several ids: \(matches.map { String($0.prefix(12)) }.joined(separator: ", "))"
         case .nameInUse(let name, let id):

@@ -21,8 +21,11 @@ func supervise(stateDirectory: String, client: borrowing Descriptor, lock: borro
     // Nothing that this process starts is to keep them.
     try client.setInherited(false)
     try lock.descriptor.setInherited(false)
+    let configuration = try ContainerConfiguration.load()
+    // Before the monitor: its network device connects as it starts.
+    let network = try NetworkLease(configuration)
     let supervisor = try Supervisor(
-        configuration: try ContainerConfiguration.load(), store: MachineStore(root: stateDirectory),
+        configuration: configuration, store: MachineStore(root: stateDirectory), network: network,
         foreground: try client.duplicate())
     try supervisor.run()
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import TestSupport
 import Testing
 
 @testable import Worker
@@ -79,7 +80,7 @@ import Testing
 
 @Suite struct LogFuzz {
     @Test func anyBytes() {
-        var generator = SeededGenerator(seed: 1)
+        var generator = SeededGenerator(1)
         for _ in 0..<20_000 {
             var bytes: [UInt8] = []
             for _ in 0..<Int.random(in: 0...4, using: &generator) {
@@ -104,19 +105,5 @@ import Testing
             }
             #expect(total <= bytes.count)
         }
-    }
-}
-
-/// xorshift64*: the same numbers each time.
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 | 1 }
-
-    mutating func next() -> UInt64 {
-        state ^= state >> 12
-        state ^= state << 25
-        state ^= state >> 27
-        return state &* 0x2545_F491_4F6C_DD1D
     }
 }

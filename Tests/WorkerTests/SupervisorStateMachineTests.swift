@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import GuestProtocol
+import TestSupport
 import Testing
 
 @testable import Worker
@@ -24,12 +25,21 @@ private func signal(_ number: UInt64) -> Frame {
     Frame(.signal, session: 1, payload: NumberMessage(number).payload)
 }
 
+private func identified() -> Frame {
+    var report = StepReport()
+    report.steps = [StepReport.Step(Array("entropy".utf8), nanoseconds: 5)]
+    report.sample = [UInt8](repeating: 7, count: 16)
+    return Frame(.identified, payload: report.payload)
+}
+
 private func running(_ change: (inout Machine.Policy) -> Void = { _ in }) -> Machine {
     var policy = Machine.Policy()
     change(&policy)
     var machine = Machine(policy: policy)
     _ = machine.handle(.guestConnected)
-    for frame in [hello(), Frame(.configured), Frame(.accepted, session: 1), Frame(.started, session: 1)] {
+    for frame in [
+        hello(), identified(), Frame(.configured), Frame(.accepted, session: 1), Frame(.started, session: 1),
+    ] {
         _ = machine.handle(.guestFrame(frame))
     }
     #expect(machine.phase == .running)
@@ -48,6 +58,10 @@ extension SupervisorStateMachine {
         #expect(machine.start() == [.arm(.start, milliseconds: 180_000)])
         #expect(machine.handle(.guestConnected) == [.greetGuest])
         #expect(machine.handle(.guestFrame(hello())) == [])
+        #expect(
+            machine.handle(.guestFrame(identified())) == [
+                .recordIdentity(StepReport(identified().payload) ?? StepReport())
+            ])
         #expect(machine.handle(.guestFrame(Frame(.configured))) == [])
         let accepted = Frame(.accepted, session: 1)
         #expect(
@@ -96,7 +110,9 @@ extension SupervisorStateMachine {
         for greets in [false, true] {
             var machine = Machine(policy: Machine.Policy())
             _ = machine.handle(.guestConnected)
-            if greets { _ = machine.handle(.guestFrame(hello())) }
+            if greets {
+                for frame in [hello(), identified(), Frame(.configured)] { _ = machine.handle(.guestFrame(frame)) }
+            }
             _ = machine.handle(.guestFrame(frame))
             if greets && frame.kind == .accepted {
                 #expect(machine.phase == .starting)
@@ -104,6 +120,89 @@ extension SupervisorStateMachine {
                 #expect(machine.outcome?.exitCode == 125)
             }
         }
+    }
+
+    /// No process before the machine is one of its own, whatever the guest says.
+    @Test(arguments: [
+        [Frame(.accepted, session: 1)], [identified(), Frame(.accepted, session: 1)], [Frame(.configured)],
+        [identified(), identified()], [Frame(.identified)],
+        [Frame(.identified, payload: StepReport().payload)],
+    ])
+    func noProcessWithoutAnIdentity(_ frames: [Frame]) {
+        var machine = Machine(policy: Machine.Policy())
+        _ = machine.handle(.guestConnected)
+        _ = machine.handle(.guestFrame(hello()))
+        for frame in frames { _ = machine.handle(.guestFrame(frame)) }
+        #expect(machine.outcome?.exitCode == 125)
+    }
+
+    @Test func aTemplateIsMadeBeforeTheGuestIsGreeted() {
+        var policy = Machine.Policy()
+        policy.origin = .bootForTemplate
+        var machine = Machine(policy: policy)
+        _ = machine.start()
+        #expect(machine.handle(.guestConnected) == [])
+        #expect(machine.handle(.guestFrame(hello())) == [.makeTemplate])
+        #expect(machine.handle(.templateMade) == [.greetGuest])
+        for frame in [identified(), Frame(.configured), Frame(.accepted, session: 1)] {
+            _ = machine.handle(.guestFrame(frame))
+        }
+        #expect(machine.phase == .starting)
+    }
+
+    @Test func aDiskThatCannotBeAddedIsTheEnd() {
+        var policy = Machine.Policy()
+        policy.origin = .bootForTemplate
+        var machine = Machine(policy: policy)
+        _ = machine.handle(.guestFrame(hello()))
+        #expect(machine.handle(.diskRefused("no slot")).last == .endMonitor)
+        #expect(machine.outcome?.reason == "no slot")
+    }
+
+    private func restored() -> Machine {
+        var policy = Machine.Policy()
+        policy.origin = .template
+        let machine = Machine(policy: policy)
+        #expect(machine.start().count == 2)
+        return machine
+    }
+
+    @Test func aRestoredMachine() {
+        var machine = restored()
+        #expect(machine.handle(.guestConnected) == [.greetGuest])
+        var hello = Hello()
+        hello.generation = 1
+        #expect(machine.handle(.guestFrame(Frame(.hello, payload: hello.payload))) == [.disarm(.restore)])
+        #expect(machine.handle(.timer(.restore)) == [])
+        for frame in [identified(), Frame(.configured), Frame(.accepted, session: 1)] {
+            _ = machine.handle(.guestFrame(frame))
+        }
+        // From here on its end is an end.
+        #expect(machine.handle(.monitorEnded("x")).count == 2)
+        #expect(machine.phase == .ended)
+    }
+
+    /// Whatever becomes of a restore before the container's process, the machine is booted instead, once.
+    @Test(arguments: [
+        [Machine.Event.monitorEnded("damaged")], [.timer(.restore), .monitorEnded("killed")],
+        [.guestConnected, .guestFrame(hello()), .monitorEnded("killed")],
+        [.guestConnected, .guestFrame(Frame(.failure)), .monitorEnded("killed")],
+        [.guestConnected, .guestLost("lost"), .timer(.farewell), .monitorEnded("killed")],
+        [.guestConnected, .guestLost("lost"), .monitorEnded("killed")],
+    ])
+    fileprivate func aRestoreThatComesToNothing(_ events: [Machine.Event]) {
+        var machine = restored()
+        var actions: [Machine.Action] = []
+        for event in events { actions += machine.handle(event) }
+        #expect(actions.filter { if case .bootInstead = $0 { true } else { false } }.count == 1)
+        #expect(machine.phase == .booting)
+        _ = machine.handle(.guestConnected)
+        for frame in [hello(), identified(), Frame(.configured), Frame(.accepted, session: 1)] {
+            _ = machine.handle(.guestFrame(frame))
+        }
+        #expect(machine.phase == .starting)
+        var again = machine
+        #expect(again.handle(.monitorEnded("gone")).count == 2)
     }
 
     @Test func anotherMajorVersion() {
@@ -117,7 +216,7 @@ extension SupervisorStateMachine {
 
     @Test func unknownKindsAndSessionsAreSkipped() {
         var machine = running()
-        var unknown = Frame(.configured)
+        var unknown = Frame(.activity)
         unknown.header.kind = 999
         #expect(machine.handle(.guestFrame(unknown)) == [])
         #expect(machine.handle(.guestFrame(Frame(.exited, session: 2))) == [])
@@ -296,11 +395,12 @@ extension SupervisorStateMachine {
 @Suite struct SupervisorSimulation {
     @Test(arguments: 0..<8 as Range<UInt64>)
     func anyCourse(seed: UInt64) {
-        var generator = SeededGenerator(seed: seed + 1)
+        var generator = SeededGenerator(seed + 1)
         for _ in 0..<3000 {
             var policy = Machine.Policy()
             policy.isDetached = Bool.random(using: &generator)
             policy.runTimeout = Bool.random(using: &generator) ? 5 : nil
+            policy.origin = [.boot, .bootForTemplate, .template].randomElement(using: &generator) ?? .boot
             var machine = Machine(policy: policy)
             var logged = 0
             var ends = 0
@@ -313,17 +413,24 @@ extension SupervisorStateMachine {
                     case .log(_, let bytes): logged += bytes.count
                     case .endMonitor: kills += 1
                     case .finish: ends += 1
+                    case .bootInstead:
+                        kills = 0
+                        // Once: what is booted is not restored again.
+                        #expect(policy.origin == .template)
+                        policy.origin = .boot
                     default: break
                     }
                 }
             }
             #expect(ends <= 1)
-            #expect(kills <= 1)
+            // A machine that is given up may be given up for good before its monitor has ended.
+            #expect(kills <= (policy.origin == .template ? 2 : 1))
             // Nothing of a guest is taken in without credit for it.
             #expect(policy.isDetached || logged <= 4 * Int(SendWindow.initial) + 120 * 70_000)
             if ends == 0 {
-                // However it stands, the monitor's end is the end.
-                #expect(machine.handle(.monitorEnded("x")).contains { if case .finish = $0 { true } else { false } })
+                // However it stands, the monitor's end is the end, or that of the one after it.
+                let last = machine.handle(.monitorEnded("x")) + machine.handle(.monitorEnded("x"))
+                #expect(last.contains { if case .finish = $0 { true } else { false } })
             }
         }
     }
@@ -334,19 +441,21 @@ extension SupervisorStateMachine {
         case 1: return .guestLost("lost")
         case 2: return .foregroundLost
         case 3: return .monitorEnded("ended")
-        case 4: return .terminated
+        case 4: return [.terminated, .templateMade, .diskRefused("x")].randomElement(using: &generator) ?? .terminated
         case 5: return .timer(Machine.TimerName.allCases.randomElement(using: &generator) ?? .run)
         case 6..<12: return .foregroundFrame(anyFrame(&generator))
         case 12..<16: return .controlFrame(anyFrame(&generator))
         case 16..<26:
-            let likely = [hello(), Frame(.accepted, session: 1), Frame(.started, session: 1), Frame(.configured)]
+            let likely = [
+                hello(), Frame(.accepted, session: 1), Frame(.started, session: 1), Frame(.configured), identified(),
+            ]
             return .guestFrame(likely.randomElement(using: &generator) ?? hello())
         default: return .guestFrame(anyFrame(&generator))
         }
     }
 
     private func anyFrame(_ generator: inout SeededGenerator) -> Frame {
-        let kind = FrameKind(rawValue: UInt16.random(in: 1...18, using: &generator)) ?? .data
+        let kind = FrameKind(rawValue: UInt16.random(in: 1...20, using: &generator)) ?? .data
         let stream = StreamKind(rawValue: UInt16.random(in: 0...2, using: &generator)) ?? .output
         let offset: UInt64 =
             Bool.random(using: &generator) ? 0 : generator.next() >> UInt64.random(in: 0...63, using: &generator)

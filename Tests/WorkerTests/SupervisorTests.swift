@@ -12,7 +12,7 @@ import Wire
 /// The supervisor's program with a monitor that only waits and a guest that this test plays.
 @Suite(.serialized) struct SupervisorTests {
     /// Waits like a monitor; its lifeline is descriptor 4.
-    private static let idleMonitor = "#!/bin/sh\necho $$ > monitor.pid\nread line <&4\n"
+    private static let idleMonitor = "#!/bin/sh\necho $$ > pid.new\nmv pid.new monitor.pid\nread line <&4\n"
 
     private struct Stage: ~Copyable {
         let store: MachineStore
@@ -44,9 +44,13 @@ import Wire
             hello.program = Array("test".utf8)
             try guestSends(Frame(.hello, payload: hello.payload))
             #expect(try guestReceives().kind == .hello)
+            #expect(try guestReceives().kind == .identify)
             #expect(try guestReceives().kind == .configure)
             #expect(try guestReceives().kind == .request)
-            try guestSends(Frame(.configured), Frame(.accepted, session: 1))
+            var report = StepReport()
+            report.sample = [UInt8](repeating: 1, count: 16)
+            try guestSends(
+                Frame(.identified, payload: report.payload), Frame(.configured), Frame(.accepted, session: 1))
             #expect(try guestReceives().kind == .go)
             try guestSends(Frame(.started, session: 1))
             #expect(try client.receive()?.kind == .accepted)
@@ -87,6 +91,8 @@ import Wire
     }
 
     private static func monitorPID(_ directory: String) throws -> Int32 {
+        // The guest's part is played here, so it may be quicker than the monitor.
+        try DirectoryWatch(directory).waitFor("monitor.pid")
         let bytes = try Files.read("\(directory)/monitor.pid", limit: 100)
         return try #require(Int32(String(decoding: bytes.prefix { $0 != 10 }, as: UTF8.self)))
     }

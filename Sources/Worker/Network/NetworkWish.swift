@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import FabricAPI
+package import Packet
+package import Wire
+
+/// What was asked for a container's network, and how that network is reached.
+package struct NetworkWish: Equatable, Sendable {
+    /// The network's name.
+    package var network: String
+    /// Its machine's, chosen when it is made: the monitor's configuration has it too.
+    package var hardwareAddress: MACAddress
+    package var address: IPv4Address?
+    package var address6: IPv6Address?
+    package var aliases: [String] = []
+    package var published: [PublishedPorts] = []
+    package var egress: [EgressRule] = []
+    package var isEgressAudited = false
+    /// Instead of the network's own; addresses.
+    package var nameServers: [String] = []
+    package var searchDomains: [String] = []
+    /// Lines for /etc/hosts.
+    package var hosts: [String] = []
+    /// Where networks are defined, where their fabrics run, and the fabric's program.
+    package var definitions = ""
+    package var running = ""
+    package var program = ""
+    /// The network's, in bytes.
+    package var mtu: UInt32 = 1500
+
+    package init(network: String, hardwareAddress: MACAddress) {
+        self.network = network
+        self.hardwareAddress = hardwareAddress
+    }
+
+    package var json: JSON {
+        var object = JSONObject()
+        object["network"] = .string(network)
+        object["mac"] = .string("\(hardwareAddress)")
+        object["address"] = address.map { .string("\($0)") }
+        object["address6"] = address6.map { .string("\($0)") }
+        object["aliases"] = .strings(aliases)
+        object["published"] = .array(published.map(\.json))
+        object["egress"] = .array(egress.map(\.json))
+        object["egressAudit"] = .bool(isEgressAudited)
+        object["nameServers"] = .strings(nameServers)
+        object["searchDomains"] = .strings(searchDomains)
+        object["hosts"] = .strings(hosts)
+        object["definitions"] = .string(definitions)
+        object["running"] = .string(running)
+        object["program"] = .string(program)
+        object["mtu"] = .number(mtu)
+        return .object(object)
+    }
+
+    package init(_ view: JSONView) throws(JSONMismatch) {
+        self.init(
+            network: try view.required("network").string(),
+            hardwareAddress: try view.required("mac").parsed("an Ethernet address"))
+        if let field = try view.optional("address") { address = try field.parsed("an IPv4 address") }
+        if let field = try view.optional("address6") { address6 = try field.parsed("an IPv6 address") }
+        aliases = try view.required("aliases").strings()
+        for element in try view.required("published").elements() { published.append(try PublishedPorts(element)) }
+        for element in try view.required("egress").elements() { egress.append(try EgressRule(element)) }
+        isEgressAudited = try view.required("egressAudit").bool()
+        nameServers = try view.required("nameServers").strings()
+        searchDomains = try view.required("searchDomains").strings()
+        hosts = try view.required("hosts").strings()
+        definitions = try view.required("definitions").string()
+        running = try view.required("running").string()
+        program = try view.required("program").string()
+        mtu = UInt32(try view.required("mtu").unsigned(in: 1280...65_535))
+    }
+}
