@@ -31,6 +31,20 @@ struct Control: ~Copyable {
         }
     }
 
+    /// Saves the machine into a directory; gives the report, in which a failure is told too.
+    mutating func save(into directory: String) throws -> StepReport {
+        socket.queue(Frame(.save, payload: SaveOrder(directory: Array(directory.utf8)).payload))
+        while true {
+            _ = poll([(socket.raw, socket.pendingByteCount > 0 ? POLLIN | POLLOUT : POLLIN)])
+            try socket.flush()
+            let reception = try socket.receive()
+            while let frame = try socket.next() {
+                if frame.kind == .saved, let report = StepReport(frame.payload) { return report }
+            }
+            if reception == .closed { throw Failure("the container ended before it was saved") }
+        }
+    }
+
     /// Waits until the machine has ended and its supervisor with it; gives the exit status where it was told.
     mutating func awaitEnd() throws -> UInt8? {
         var status: UInt8?

@@ -18,7 +18,7 @@ enum EmulatedHosting {
         return EmulatedHost(
             try HostConfiguration(
                 paths: HostPaths.ofThisUser(), kernel: installation.kernel, initramfs: installation.initramfs,
-                programs: [installation.command, installation.monitor, installation.supervisor],
+                programs: [installation.command, installation.monitor, installation.supervisor, installation.fabric],
                 keeper: [installation.command, keeperCommand], memoryInMiB: memoryInMiB))
     }
 
@@ -78,7 +78,7 @@ enum EmulatedHosting {
     }
 }
 
-extension Run {
+extension RunOptions {
     /// The image is found and converted out here, where that is fast; everything else happens inside.
     func runInEmulatedHost(
         _ image: PreparedImage, _ options: ContainerOptions, _ installation: Installation,
@@ -89,6 +89,7 @@ extension Run {
         if interactive { arguments.append("--interactive") }
         if detach { arguments.append("--detach") }
         if readOnly { arguments.append("--read-only") }
+        if noTemplate { arguments.append("--no-template") }
         for setting in options.environment {
             switch setting {
             case .set(let text): arguments.append("--env=\(text)")
@@ -102,6 +103,7 @@ extension Run {
             ("stop-signal", stopSignal), ("kernel", try kernel.map(EmulatedHosting.stableCopy)),
         ]
         for case (let name, let value?) in valued { arguments.append("--\(name)=\(value)") }
+        arguments += network.arguments
         arguments.append(image.id)
         arguments += command
         switch signals {

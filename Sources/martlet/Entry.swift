@@ -5,7 +5,7 @@ internal import Glibc
 internal import Platform
 internal import Worker
 
-/// Where the command line begins: `run` has docker's syntax, everything else is ArgumentParser's.
+/// Where the command line begins: `run` and `exec` have docker's syntax, everything else is ArgumentParser's.
 @main
 enum Entry {
     /// When this command began, in nanoseconds on the monotonic clock.
@@ -15,21 +15,31 @@ enum Entry {
         _ = startedAt
         let arguments = Array(CommandLine.arguments.dropFirst())
         let isRun = arguments.first == "run"
+        let isExec = arguments.first == "exec"
         do {
-            var command = try Martlet.parseAsRoot(isRun ? try rewriteRun(arguments) : arguments)
-            try command.run()
+            if isRun {
+                let syntax = try RunSyntax(Array(arguments.dropFirst()))
+                if let options = RunOptions(syntax) { try options.run() }
+                var command = try Martlet.parseAsRoot(
+                    ["run"] + syntax.options + (syntax.image.map { ["--", $0] } ?? []) + syntax.command)
+                try command.run()
+            } else if isExec {
+                let syntax = try RunSyntax(Array(arguments.dropFirst()))
+                if let options = ExecOptions(syntax) { try options.run() }
+                var command = try Martlet.parseAsRoot(
+                    ["exec"] + syntax.options + (syntax.image.map { ["--", $0] } ?? []) + syntax.command)
+                try command.run()
+            } else {
+                var command = try Martlet.parseAsRoot(arguments)
+                try command.run()
+            }
         } catch {
-            exit(report(error, isRun: isRun))
+            exit(report(error, isRun: isRun || isExec))
         }
         exit(0)
     }
 
-    private static func rewriteRun(_ arguments: [String]) throws -> [String] {
-        let syntax = try RunSyntax(Array(arguments.dropFirst()))
-        return ["run"] + syntax.options + (syntax.image.map { ["--", $0] } ?? []) + syntax.command
-    }
-
-    /// Says what went wrong and gives the exit status: 125 for `run`, as docker has it; 64 for a wrong use of the other
+    /// Says what went wrong and gives the exit status: 125 for `run` and `exec`, as docker has it; 64 for a wrong use of the other
     /// commands (sysexits(3)), 1 for what they could not do.
     private static func report(_ error: any Error, isRun: Bool) -> Int32 {
         if let failure = error as? Failure {

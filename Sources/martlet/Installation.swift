@@ -7,6 +7,7 @@ internal import Worker
 struct Installation {
     let monitor: String
     let supervisor: String
+    let fabric: String
     let initramfs: String
     let kernel: String
     /// This program itself.
@@ -31,6 +32,7 @@ struct Installation {
         return Installation(
             monitor: try need("martlet-vmm", "build it (Setup/build), or set MARTLET_LIBEXEC to where it is"),
             supervisor: try need("martlet-supervisor", "build it (Setup/build), or set MARTLET_LIBEXEC to where it is"),
+            fabric: try need("martlet-fabric", "build it (Setup/build), or set MARTLET_LIBEXEC to where it is"),
             initramfs: try need("initramfs.cpio", "build it (Guest/build, then Setup/assemble)"),
             kernel: try chooseKernel(
                 kernel,

@@ -20,6 +20,10 @@ struct MachineLaunch {
     var removesItself: Bool
     var stopTimeout: UInt64
     var runTimeout: UInt64?
+    /// Where templates are; nil to boot in any case.
+    var templates: String?
+    /// What was asked for its network; nil for none.
+    var network: NetworkWish?
 
     /// Runs the container: to its end, or, detached, until its process runs. Gives the exit status.
     func run(signals: borrowing SignalQueue?) throws -> Int32 {
@@ -51,11 +55,20 @@ struct MachineLaunch {
         try Files.writeNew(
             configuration(machine, process).json.encoded(indented: true), "\(directory)/\(MachineFile.configuration)")
         try Files.writeNew(
-            monitorConfiguration.json.encoded(indented: true), "\(directory)/\(MachineFile.monitorConfiguration)")
+            monitorConfiguration(machine).json.encoded(indented: true),
+            "\(directory)/\(MachineFile.monitorConfiguration)")
+        return try Self.startSupervisor(of: machine, installation.supervisor, store, removesItself: removesItself)
+    }
+
+    /// Starts the supervisor of a machine whose directory is complete.
+    static func startSupervisor(
+        of machine: borrowing NewMachine, _ program: String, _ store: MachineStore, removesItself: Bool
+    ) throws -> RunningMachine {
+        let directory = machine.directory
         let diagnostics = try Descriptor.open("\(directory)/\(MachineFile.diagnostics)", .append, permissions: 0o600)
         let sockets = try UnixSocket.pair()
         var specification = ProcessSpecification(
-            installation.supervisor, ["martlet-supervisor", store.root], environment: [])
+            program, ["martlet-supervisor", store.root], environment: [])
         specification.directory = directory
         specification.descriptors = [-1, -1, diagnostics.raw, sockets.second.raw, machine.lock.descriptor.raw]
         // Signals of the terminal are the client's to pass on.
@@ -79,16 +92,19 @@ struct MachineLaunch {
         configuration.removesItself = removesItself
         configuration.stopTimeout = stopTimeout
         configuration.runTimeout = runTimeout
+        configuration.templates = templates
+        configuration.network = network
         return configuration
     }
 
-    private var monitorConfiguration: MachineConfiguration {
+    private func monitorConfiguration(_ new: borrowing NewMachine) -> MachineConfiguration {
         var boot = BootSource(kernelImagePath: installation.kernel, initrdPath: installation.initramfs)
         // "quiet": each line on the serial port costs an exit a byte. What a dying kernel says is still written.
         boot.arguments = "\(BootSource.defaultArguments) quiet"
         var machine = MachineConfiguration(bootSource: boot)
         machine.machine.vcpuCount = size.processors
         machine.machine.memoryInMiB = UInt64(size.memoryInMiB)
+        machine.machine.hugePages = .transparent
         var drive = Drive(
             identifier: "root", content: .extents(image.extents.map { Drive.Extent(path: $0.path, length: $0.length) }))
         drive.isReadOnly = true
@@ -96,12 +112,19 @@ struct MachineLaunch {
         // The monitor's working directory is the machine's.
         machine.vsock = Vsock(guestCID: 3, socketPath: MachineFile.vsock)
         machine.hasEntropyDevice = true
+        if let network {
+            machine.networkInterfaces = [
+                NetworkInterface(
+                    identifier: "eth0", peer: .socket("\(network.running)/\(network.network)/ports/\(new.id)"),
+                    guestMAC: MachineAPI.MACAddress("\(network.hardwareAddress)"), mtu: UInt16(clamping: network.mtu))
+            ]
+        }
         return machine
     }
 }
 
 extension Files {
-    fileprivate static func writeNew(_ bytes: [UInt8], _ path: String) throws(SystemError) {
+    static func writeNew(_ bytes: [UInt8], _ path: String) throws(SystemError) {
         let file = try Descriptor.open(path, .createNew, permissions: 0o600)
         try file.writeAll(bytes)
     }

@@ -19,9 +19,12 @@ struct Martlet: ParsableCommand {
             CommandGroup(
                 name: "Containers",
                 subcommands: [
-                    Run.self, PS.self, Logs.self, Stop.self, Kill.self, Wait.self, Remove.self, Inspect.self,
+                    Run.self, Exec.self, PS.self, Logs.self, Stop.self, Kill.self, Wait.self, Remove.self, Inspect.self,
                 ]),
+            CommandGroup(
+                name: "Snapshots", subcommands: [Snapshot.self, Restore.self, Fork.self, Branch.self]),
             CommandGroup(name: "Images", subcommands: [Pull.self, Images.self, RemoveImage.self, Image.self]),
+            CommandGroup(name: "Networks", subcommands: [Network.self]),
             CommandGroup(name: "This machine", subcommands: [KVMCommand.self, Host.self]),
             CommandGroup(name: "Other", subcommands: [Completion.self, Version.self, HostKeeperCommand.self]),
         ])

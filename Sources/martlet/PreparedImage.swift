@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-internal import ArgumentParser
 internal import Glibc
 internal import ImageStore
 internal import OCI
@@ -56,8 +55,6 @@ struct PreparedImage {
         }
     }
 }
-
-extension PullPolicy: ExpressibleByArgument {}
 
 /// Waits for what can only be done asynchronously. A signal that comes meanwhile cancels it and ends this process as
 /// the signal itself would have.

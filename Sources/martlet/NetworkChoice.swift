@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import FabricAPI
+internal import Networks
+internal import Packet
+internal import Platform
+internal import Worker
+
+/// What `run` was told about the container's network, as it was written.
+struct NetworkChoice {
+    var network: String?
+    var published: [String] = []
+    var address: String?
+    var address6: String?
+    var hardwareAddress: String?
+    var nameServers: [String] = []
+    var searchDomains: [String] = []
+    var hosts: [String] = []
+    var aliases: [String] = []
+    var egress: [String] = []
+    var isEgressAudited = false
+
+    static let noNetwork = "none"
+
+    /// Takes an option by its name; whether it is one of these.
+    mutating func take(_ name: String, _ value: String) -> Bool {
+        switch name {
+        case "network", "net": network = value
+        case "publish": published.append(value)
+        case "ip": address = value
+        case "ip6": address6 = value
+        case "mac", "mac-address": hardwareAddress = value
+        case "dns": nameServers.append(value)
+        case "dns-search": searchDomains.append(value)
+        case "add-host": hosts.append(value)
+        case "network-alias": aliases.append(value)
+        case "egress": egress.append(value)
+        default: return false
+        }
+        return true
+    }
+
+    /// The options again, for the same command in the emulated host.
+    var arguments: [String] {
+        let lists: [(String, [String])] = [
+            ("network", network.map { [$0] } ?? []), ("publish", published), ("ip", address.map { [$0] } ?? []),
+            ("ip6", address6.map { [$0] } ?? []), ("mac", hardwareAddress.map { [$0] } ?? []), ("dns", nameServers),
+            ("dns-search", searchDomains), ("add-host", hosts), ("network-alias", aliases), ("egress", egress),
+        ]
+        return lists.flatMap { name, values in values.map { "--\(name)=\($0)" } }
+            + (isEgressAudited ? ["--egress-audit"] : [])
+    }
+
+    /// Everything that can be wrong in it is found here; nil where no network is wanted.
+    func check() throws(Failure) -> NetworkWish? {
+        let needing: [(String, Bool)] = [
+            ("--publish", !published.isEmpty), ("--ip", address != nil), ("--ip6", address6 != nil),
+            ("--mac", hardwareAddress != nil), ("--network-alias", !aliases.isEmpty), ("--dns", !nameServers.isEmpty),
+            ("--dns-search", !searchDomains.isEmpty), ("--add-host", !hosts.isEmpty), ("--egress", !egress.isEmpty),
+        ]
+        let first = needing.first { $0.1 }?.0
+        if network == Self.noNetwork, let first { throw Failure("\(first) means nothing with --network none") }
+        guard network != Self.noNetwork, network != nil || first != nil else { return nil }
+        let name = network ?? NetworkDefinition.defaultName
+        guard NetworkDefinition.isName(name) else { throw Failure("--network: '\(name)' is not a network's name") }
+        var wish = NetworkWish(network: name, hardwareAddress: try stationAddress())
+        for text in published {
+            do { wish.published.append(try PublishedPorts(parsing: text)) } catch {
+                throw Failure("--publish: \(error)")
+            }
+        }
+        if let text = address {
+            guard let address = IPv4Address(text) else { throw Failure("--ip: '\(text)' is not an IPv4 address") }
+            wish.address = address
+        }
+        if let text = address6 {
+            guard let address = IPv6Address(text) else { throw Failure("--ip6: '\(text)' is not an IPv6 address") }
+            wish.address6 = address
+        }
+        for text in nameServers {
+            guard isAddress(text) else { throw Failure("--dns: '\(text)' is not an address") }
+        }
+        wish.nameServers = nameServers
+        for text in searchDomains where text.isEmpty || text.utf8.contains(where: { $0 <= 0x20 }) {
+            throw Failure("--dns-search: '\(text)' is not a domain")
+        }
+        wish.searchDomains = searchDomains
+        for text in hosts { wish.hosts.append(try hostLine(text)) }
+        wish.aliases = aliases
+        for text in egress {
+            do { wish.egress.append(try EgressRule(parsing: text)) } catch { throw Failure("--egress: \(error)") }
+        }
+        wish.isEgressAudited = isEgressAudited
+        return wish
+    }
+
+    private func stationAddress() throws(Failure) -> MACAddress {
+        guard let text = hardwareAddress else {
+            var generator = SystemRandomNumberGenerator()
+            // Assigned by no maker, a station's.
+            return MACAddress(0x0200_0000_0000 | generator.next() & 0x00FF_FFFF_FFFF)
+        }
+        guard let address = MACAddress(text), !address.isMulticast else {
+            throw Failure("--mac: '\(text)' is not a station's Ethernet address such as 02:00:5e:00:53:01")
+        }
+        return address
+    }
+
+    private func hostLine(_ text: String) throws(Failure) -> String {
+        guard let colon = text.firstIndex(of: ":"), colon > text.startIndex,
+            text[..<colon].utf8.allSatisfy({ $0 > 0x20 })
+        else { throw Failure("--add-host: '\(text)' is not HOST:ADDRESS") }
+        let address = String(text[text.index(after: colon)...])
+        guard isAddress(address) else { throw Failure("--add-host: '\(address)' is not an address") }
+        return "\(address)\t\(text[..<colon])"
+    }
+
+    private func isAddress(_ text: String) -> Bool { IPv4Address(text) != nil || IPv6Address(text) != nil }
+}
+
+extension NetworkWish {
+    /// Sees to it that the network exists, and says how it is reached.
+    func prepare(_ installation: Installation) throws -> NetworkWish {
+        let store = try NetworkStore.ofUser { environmentVariable($0) }
+        let definition: NetworkDefinition
+        if network == NetworkDefinition.defaultName {
+            var generator = SystemRandomNumberGenerator()
+            definition = try store.loadOrCreateDefault(now: wallClockNanoseconds(), random: generator.next())
+        } else {
+            definition = try store.load(network)
+        }
+        var result = self
+        result.mtu = definition.mtu
+        result.definitions = store.definitions
+        result.running = store.running
+        result.program = installation.fabric
+        return result
+    }
+}

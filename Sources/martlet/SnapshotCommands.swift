@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import ArgumentParser
+internal import Platform
+internal import Wire
+internal import Worker
+
+/// Runs the rest where containers run.
+private func there() throws {
+    if try Placement.decide() == .emulatedHost { try EmulatedHosting.forwardThisCommand() }
+}
+
+/// `martlet snapshot`
+struct Snapshot: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Save running containers, memory and all; the container goes on.",
+        discussion: """
+            martlet snapshot create web --tag warm, then as often as wanted: martlet run -d --snapshot warm
+
+            What is made of a snapshot is another container: it has random numbers, a host name, a machine id and a \
+            log of its own, and connections that it had to others are reset. /etc/martlet/hooks/freeze, thaw and clone \
+            in the container are run, as root and for at most 10 s each, before it is saved, after it goes on, and in \
+            each container made of it before that goes on.
+            """,
+        subcommands: [Create.self, List.self, Show.self, Remove.self, Collect.self, Verify.self])
+
+    struct Create: ParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "Save a running container; print the snapshot's id.")
+
+        @Option(help: ArgumentHelp("Name the snapshot; one that had the name keeps its id only.", valueName: "tag"))
+        var tag: String?
+        @Argument(help: "Name or id.", completion: machineNames)
+        var container: String
+
+        func run() throws {
+            try there()
+            print(try SnapshotLaunch.create(container, tag: tag).id)
+        }
+    }
+
+    struct List: ParsableCommand {
+        static let configuration = CommandConfiguration(commandName: "ls", abstract: "List snapshots.")
+
+        @Flag(name: .shortAndLong, help: "Print ids only.")
+        var quiet = false
+        @Option(help: "table, or json: one object a line.")
+        var format = OutputFormat.table
+
+        func run() throws {
+            try there()
+            let all = try SnapshotLaunch.store().list()
+            if quiet {
+                for snapshot in all { print(snapshot.id) }
+            } else if format == .json {
+                for snapshot in all { print(String(decoding: snapshot.json.encoded(), as: UTF8.self)) }
+            } else {
+                var table = Table(["SNAPSHOT ID", "TAG", "CONTAINER", "IMAGE", "CREATED"])
+                for snapshot in all {
+                    let age = (wallClockNanoseconds() &- snapshot.createdAt) / 1_000_000_000
+                    table.rows.append([
+                        String(snapshot.id.prefix(MachineIdentity.shortIDLength)), snapshot.tag ?? "<none>",
+                        snapshot.machine.name, snapshot.machine.image, "\(Quantities.describe(seconds: age)) ago",
+                    ])
+                }
+                print(table.text, terminator: "")
+            }
+        }
+    }
+
+    struct Show: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "inspect", abstract: "Print all that is known about snapshots, as JSON.")
+
+        @Argument(help: "Tags or ids.")
+        var snapshots: [String]
+
+        func run() throws {
+            try there()
+            let store = try SnapshotLaunch.store()
+            let found = try snapshots.map { try store.find($0).json }
+            print(String(decoding: JSON.array(found).encoded(indented: true), as: UTF8.self))
+        }
+    }
+
+    struct Remove: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "rm", abstract: "Remove snapshots. Containers that were made of them go on.")
+
+        @Argument(help: "Tags or ids.")
+        var snapshots: [String]
+
+        func run() throws {
+            try there()
+            let store = try SnapshotLaunch.store()
+            try forEach(snapshots) { reference in
+                try store.remove(try store.find(reference).id)
+                print(reference)
+            }
+        }
+    }
+
+    struct Collect: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "gc", abstract: "Remove the oldest snapshots that have no tag, and what was left half-made.")
+
+        @Option(help: ArgumentHelp("How many of those without a tag to keep.", valueName: "number"))
+        var keep: Int
+
+        func validate() throws {
+            guard keep >= 0 else { throw ValidationError("--keep: \(keep) is less than none") }
+        }
+
+        func run() throws {
+            try there()
+            let store = try SnapshotLaunch.store()
+            store.sweep()
+            for snapshot in store.list().filter({ $0.tag == nil }).dropFirst(keep) {
+                try store.remove(snapshot.id)
+                print(snapshot.id)
+            }
+        }
+    }
+
+    struct Verify: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Look whether snapshots are whole; exit status 1 where one is not.")
+
+        @Argument(help: "Tags or ids (default: all).")
+        var snapshots: [String] = []
+
+        func run() throws {
+            try there()
+            let store = try SnapshotLaunch.store()
+            let wanted = snapshots.isEmpty ? store.list() : try snapshots.map { try store.find($0) }
+            var isWhole = true
+            for snapshot in wanted {
+                let problem = store.verify(snapshot)
+                print("\(snapshot.id): \(problem ?? "whole")")
+                if problem != nil { isWhole = false }
+            }
+            if !isWhole { throw Failure(silentlyWith: 1) }
+        }
+    }
+}
+
+/// `martlet restore`
+struct Restore: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Make a new container that goes on from a snapshot of another; print its id.")
+
+    @Argument(help: "The container that was saved.", completion: machineNames)
+    var container: String
+    @Argument(help: "Tag or id of the snapshot.")
+    var snapshot: String
+    @Argument(help: "The new container's name.")
+    var name: String
+
+    func run() throws {
+        try there()
+        let manifest = try SnapshotLaunch.store().find(snapshot)
+        guard manifest.machine.name == container || manifest.machine.id.hasPrefix(container) else {
+            throw Failure("\(snapshot) is a snapshot of \(manifest.machine.name), not of \(container)")
+        }
+        let machine = try SnapshotLaunch.start(manifest, name: name, isDetached: true, removesItself: false)
+        throw Failure(silentlyWith: try machine.awaitStart())
+    }
+}
+
+/// `martlet fork`
+struct Fork: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Make more containers of a running one, each going on from the same moment; print their ids.")
+
+    @Option(help: ArgumentHelp("How many.", valueName: "number"))
+    var count = 1
+    @Option(
+        help: ArgumentHelp("Name them so, with a number behind (default: the container's name).", valueName: "prefix"))
+    var namePrefix: String?
+    @Argument(help: "Name or id.", completion: machineNames)
+    var container: String
+
+    func validate() throws {
+        guard (1...1000).contains(count) else { throw ValidationError("--count: 1 to 1000 can be made at a time") }
+    }
+
+    func run() throws {
+        try there()
+        let name = try SnapshotLaunch.machines().find(container).name
+        let prefix = namePrefix ?? name
+        try clone(container, names: (1...count).map { "\(prefix)-\($0)" })
+    }
+}
+
+/// `martlet branch`
+struct Branch: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Make one more container of a running one, with a name; print its id.")
+
+    @Argument(help: "Name or id.", completion: machineNames)
+    var container: String
+    @Argument(help: "The new container's name.")
+    var name: String
+
+    func run() throws {
+        try there()
+        try clone(container, names: [name])
+    }
+}
+
+/// Saves a container once and goes on from there in others. Their memory is the snapshot's, whose files have no name
+/// any more when all of them run, and go with the last of them.
+private func clone(_ container: String, names: [String]) throws {
+    let manifest = try SnapshotLaunch.create(container, tag: nil)
+    defer { try? SnapshotLaunch.store().remove(manifest.id) }
+    for name in names {
+        let machine = try SnapshotLaunch.start(manifest, name: name, isDetached: true, removesItself: false)
+        _ = try machine.awaitStart()
+    }
+}
