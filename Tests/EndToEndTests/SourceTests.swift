@@ -8,11 +8,6 @@ extension EndToEnd {
     @Suite(.serialized) struct Sources {
         let stage = Stage.shared
 
-        private func shell(_ line: String, seconds: Int = 120) throws -> CommandResult {
-            try RunningCommand("/bin/sh", ["-ec", line], variables: stage.variables, hasInput: false, user: nil)
-                .finish(input: [], seconds: seconds)
-        }
-
         private func expectHello(_ image: String, _ options: [String] = []) throws {
             let result = try stage.run(["run", "--rm"] + options + [image, "echo", "hello"])
             #expect(result.text == "hello\n" && result.status == 0, "\(image): \(result)")
@@ -29,7 +24,7 @@ extension EndToEnd {
 
         @Test func directory() throws {
             let directory = "\(stage.root)/rootfs"
-            let made = try shell(
+            let made = try stage.shell(
                 """
                 mkdir -p \(directory)/bin \(directory)/etc; cp /bin/busybox \(directory)/bin/
                 for name in sh echo cat; do ln -sf busybox \(directory)/bin/$name; done
@@ -44,7 +39,7 @@ extension EndToEnd {
 
         @Test func archive() throws {
             let archive = "\(stage.root)/image.tar"
-            let made = try shell("tar -C \(try Stage.busybox.get()) -cf \(archive) .")
+            let made = try stage.shell("tar -C \(try Stage.busybox.get()) -cf \(archive) .")
             #expect(made.status == 0, "\(made)")
             try expectHello("docker-archive:\(archive)")
         }

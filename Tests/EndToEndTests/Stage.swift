@@ -5,7 +5,23 @@ import Platform
 import Testing
 
 /// All tests that start microVMs: one after another, because an emulated host has one processor.
-@Suite(.serialized) struct EndToEnd {}
+@Suite(.serialized, LeavesNothing()) struct EndToEnd {}
+
+/// After each test, with all its cases, nothing of it is left.
+struct LeavesNothing: SuiteTrait, TestTrait, TestScoping {
+    var isRecursive: Bool { true }
+
+    func scopeProvider(for test: Test, testCase: Test.Case?) -> Self? {
+        testCase == nil && !test.isSuite ? self : nil
+    }
+
+    func provideScope(
+        for test: Test, testCase: Test.Case?, performing function: @Sendable () async throws -> Void
+    ) async throws {
+        try await function()
+        try Stage.shared.expectNothingLeft(sourceLocation: test.sourceLocation)
+    }
+}
 
 /// What came of a command.
 struct CommandResult: CustomStringConvertible {
@@ -32,8 +48,10 @@ struct Stage: Sendable {
 
     static let shared = make()
 
+    /// The directory of the sources.
+    static let package = splitPath(splitPath(splitPath(#filePath).directory).directory).directory
+
     private static func make() -> Stage {
-        let package = splitPath(splitPath(splitPath(#filePath).directory).directory).directory
         let tree = environmentVariable("MARTLET_TREE") ?? "\(package)/.build/martlet"
         let root = "/tmp/martlet-tests-\(getpid())"
         let stage = Stage(tree: tree, root: root, variables: directories(root))
@@ -82,6 +100,12 @@ struct Stage: Sendable {
             "\(tree)/bin/martlet", arguments, variables: variables.merging(more) { $1 }, hasInput: hasInput, user: user)
     }
 
+    /// Runs a shell's line on this machine.
+    func shell(_ line: String, seconds: Int = 120) throws -> CommandResult {
+        try RunningCommand("/bin/sh", ["-ec", line], variables: variables, hasInput: false, user: user)
+            .finish(input: [], seconds: seconds)
+    }
+
     /// Runs a shell's line where the containers run: here, or in the emulated host.
     func onHost(_ line: String) throws -> String {
         let result =
@@ -95,15 +119,32 @@ struct Stage: Sendable {
     var isKVMUsable: Bool { Self.kvm }
     private static let kvm = (try? Stage.shared.run(["kvm", "check"]).status) == 0
 
-    /// Nothing of any container is there any more: no process, no directory.
+    /// Nothing of any container is there any more: where it ran no process, mount, socket or file, and here no process.
     func expectNothingLeft(sourceLocation: SourceLocation = #_sourceLocation) throws {
-        let processes = try onHost(
-            "for p in /proc/[0-9]*/comm; do cat $p 2>/dev/null; done | grep -E '^martlet-(vmm|super)'; true")
-        #expect(processes == "", sourceLocation: sourceLocation)
-        #expect(try run(["ps", "-aq"]).text == "", sourceLocation: sourceLocation)
-        let machines = try onHost(
-            "ls \"$XDG_STATE_HOME\"/martlet/machines \"$XDG_STATE_HOME\"/martlet/names 2>/dev/null")
-        #expect(machines.split(separator: "\n").allSatisfy { $0.hasSuffix(":") }, sourceLocation: sourceLocation)
+        // What is just ending is waited for, but not what goes on.
+        let left = try onHost(
+            """
+            for p in /proc/[0-9]*; do
+                read -r name < $p/comm 2>/dev/null || continue
+                case $name in martlet-vmm | martlet-superv*) timeout 5 tail --pid="${p#/proc/}" -f /dev/null;; esac
+                [ -e $p ] && case $name in martlet-vmm | martlet-superv*) echo "process $name";; esac
+            done
+            grep -E ' erofs |/martlet/machines/' /proc/mounts | sed 's/^/mount /'
+            grep -oE '[^ ]*(supervisor|vsock)\\.sock.*' /proc/net/unix | sed 's/^/socket /'
+            for d in machines names; do
+                find "$XDG_STATE_HOME/martlet/$d" -mindepth 1 2>/dev/null | sed 's/^/file /'
+            done
+            find /dev/shm -name '*martlet*' | sed 's/^/file /'; true
+            """)
+        #expect(left == "", sourceLocation: sourceLocation)
+        // The keeper of an emulated host, with its QEMU, stays.
+        let here = try shell(
+            """
+            for p in $(grep -lsz '^XDG_STATE_HOME=\(root)/state$' /proc/[0-9]*/environ); do
+                cat "${p%environ}comm" 2>/dev/null || true
+            done | grep -vE '^(sh|grep|qemu-system-.*)$' || true
+            """)
+        #expect(here.text == "" || here.text == "martlet\n", sourceLocation: sourceLocation)
     }
 
     // MARK: Images
@@ -111,9 +152,9 @@ struct Stage: Sendable {
     /// Debian's busybox as an OCI layout, made once.
     static let busybox = Result {
         let path = "\(Stage.shared.root)/busybox"
-        let package = splitPath(splitPath(splitPath(#filePath).directory).directory).directory
         let result = try RunningCommand(
-            "\(package)/Examples/busybox-image", [path], variables: Stage.shared.variables, hasInput: false, user: nil
+            "\(Stage.package)/Examples/busybox-image", [path], variables: Stage.shared.variables, hasInput: false,
+            user: nil
         ).finish(input: [], seconds: 300)
         #expect(result.status == 0, "\(result)")
         return path
@@ -193,12 +234,23 @@ final class RunningCommand {
 
     /// Reads until standard output holds a text.
     func waitForOutput(_ text: String, seconds: Int = 120) throws {
-        let wanted = Array(text.utf8)
         try pump(seconds) {
             guard self.isOutputOpen else { throw Trouble("the output ended without \(text): \(self.state)") }
-            return self.outputBytes.count >= wanted.count
-                && self.outputBytes.indices.contains { self.outputBytes[$0...].starts(with: wanted) }
+            return Self.contains(self.outputBytes, text)
         }
+    }
+
+    /// Reads until standard error holds a text.
+    func waitForErrors(_ text: String, seconds: Int = 120) throws {
+        try pump(seconds) {
+            guard self.isErrorsOpen else { throw Trouble("the errors ended without \(text): \(self.state)") }
+            return Self.contains(self.errorBytes, text)
+        }
+    }
+
+    private static func contains(_ bytes: [UInt8], _ text: String) -> Bool {
+        let wanted = Array(text.utf8)
+        return bytes.count >= wanted.count && bytes.indices.contains { bytes[$0...].starts(with: wanted) }
     }
 
     func closeInput() { input = nil }
@@ -207,6 +259,18 @@ final class RunningCommand {
     func send(_ bytes: [UInt8]) throws {
         guard let raw = input?.raw else { return }
         _ = bytes.withUnsafeBytes { write(raw, $0.baseAddress, $0.count) }
+    }
+
+    /// Writes all of it, however long that takes; input goes on.
+    func sendAll(_ bytes: [UInt8]) throws {
+        var rest = bytes[...]
+        if let raw = input?.raw { _ = fcntl(raw, F_SETFL, O_NONBLOCK) }
+        try pump(60) {
+            guard let raw = self.input?.raw, !rest.isEmpty else { return true }
+            let count = rest.withUnsafeBytes { write(raw, $0.baseAddress, $0.count) }
+            if count > 0 { rest = rest.dropFirst(count) }
+            return rest.isEmpty
+        }
     }
 
     private var state: String {

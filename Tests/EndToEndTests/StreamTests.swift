@@ -66,8 +66,9 @@ extension EndToEnd {
         @Test func haveTheirDefaultEffect() throws {
             let command = try stage.start(["run", "--rm", stage.image, "sh", "-c", "echo ready; exec sleep 300"])
             try command.waitForOutput("ready\n")
-            command.signal(SIGINT)
-            #expect(try command.finish(input: [], seconds: 60).status == 130)
+            // Not SIGINT: a shell with -c has a handler for that one, and loses what comes while it becomes the sleep.
+            command.signal(SIGTERM)
+            #expect(try command.finish(input: [], seconds: 60).status == 143)
         }
     }
 }

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import Platform
+import Testing
+import Wire
+
+extension EndToEnd {
+    /// Commands in containers that run, and containers that are saved and go on elsewhere.
+    @Suite(.serialized) struct Running {
+        let stage = Stage.shared
+
+        private func withContainer(_ script: String, _ body: () throws -> Void) throws {
+            let run = try stage.run(
+                [
+                    "run", "-d", "--name", "web", "-m", "128m", "-e", "COLOUR=blue", "-w", "/var", stage.image, "sh",
+                    "-c", script,
+                ])
+            #expect(run.status == 0, "\(run)")
+            defer { _ = try? stage.run(["rm", "-f", "web"]) }
+            try body()
+        }
+
+        @Test func execHasTheContainersThings() throws {
+            try withContainer("sleep 300") {
+                let plain = try stage.run([
+                    "exec", "web", "sh", "-c", "pwd; echo $COLOUR; id -u; echo oops >&2; exit 7",
+                ])
+                #expect(plain.status == 7)
+                #expect(plain.text == "/var\nblue\n0\n")
+                #expect(plain.errorText == "oops\n")
+                let other = try stage.run(
+                    [
+                        "exec", "-u", "1000:100", "-w", "/tmp", "-e", "COLOUR=red", "web", "sh", "-c",
+                        "pwd; echo $COLOUR; id -u; id -g",
+                    ])
+                #expect(other.text == "/tmp\nred\n1000\n100\n", "\(other)")
+                // The main process is process 1 of the container, and seen.
+                #expect(try stage.run(["exec", "web", "cat", "/proc/1/cmdline"]).text.contains("sleep"))
+            }
+        }
+
+        @Test func execStreams() throws {
+            try withContainer("sleep 300") {
+                var generator = SystemRandomNumberGenerator()
+                let bytes = (0..<1_500_000).map { _ in UInt8.random(in: 0...255, using: &generator) }
+                let echoed = try stage.run(["exec", "-i", "web", "cat"], input: bytes)
+                #expect(echoed.status == 0 && echoed.output == bytes)
+                #expect(try stage.run(["exec", "web", "cat"], input: [1]).output == [])
+                let several = try (0..<4).map { try stage.start(["exec", "web", "sh", "-c", "sleep 1; echo \($0)"]) }
+                for (number, command) in several.enumerated() {
+                    #expect(try command.finish(input: [], seconds: 60).text == "\(number)\n")
+                }
+            }
+        }
+
+        @Test func execEnds() throws {
+            try withContainer("sleep 300") {
+                #expect(try stage.run(["exec", "web", "nothere"]).status == 127)
+                #expect(try stage.run(["exec", "web", "/etc"]).status == 126)
+                #expect(try stage.run(["exec", "nobody", "true"]).status == 125)
+                #expect(try stage.run(["exec", "web"]).status == 125)
+                let trapped = try stage.start(
+                    [
+                        "exec", "web", "sh", "-c",
+                        "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 1 & wait $!; done",
+                    ])
+                try trapped.waitForOutput("ready\n")
+                trapped.signal(SIGTERM)
+                let ended = try trapped.finish(input: [], seconds: 60)
+                #expect(ended.status == 5 && ended.text == "ready\ngot\n", "\(ended)")
+                // One whose client is gone ends too.
+                let lost = try stage.start(["exec", "web", "sh", "-c", "echo up; exec sleep 4242"])
+                try lost.waitForOutput("up\n")
+                lost.signal(SIGKILL)
+                _ = try? lost.finish(input: [], seconds: 60)
+                let look =
+                    "for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $p/cmdline)\" = 'sleep 4242 ' ] && echo $p; done"
+                let left = try stage.run(
+                    [
+                        "exec", "web", "sh", "-c",
+                        "for i in 1 2 3 4 5 6 7 8 9 10; do [ -z \"$(\(look))\" ] && exit 0; sleep 1; done; exit 1",
+                    ])
+                #expect(left.status == 0, "\(left)")
+                // One that runs when its container ends.
+                let last = try stage.start(["exec", "web", "sh", "-c", "echo up; sleep 300"])
+                try last.waitForOutput("up\n")
+                _ = try stage.run(["stop", "-t", "0", "web"])
+                #expect(try last.finish(input: [], seconds: 60).status == 137)
+                #expect(try stage.run(["exec", "web", "true"]).status == 125)
+            }
+            try stage.expectNothingLeft()
+        }
+
+        private static let counter =
+            "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; sleep 0.1 2>/dev/null || usleep 100000; done"
+        private static let who =
+            "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid"
+
+        @Test func aSnapshotAndItsClones() throws {
+            try withContainer(
+                "mkdir -p /etc/martlet/hooks; for h in freeze thaw clone; do printf '#!/bin/sh\\necho '$h' >> /hooks\\n' > /etc/martlet/hooks/$h; chmod +x /etc/martlet/hooks/$h; done; echo kept > /kept; \(Self.counter)"
+            ) {
+                let made = try stage.run(["snapshot", "create", "web", "--tag", "warm"])
+                #expect(made.status == 0, "\(made)")
+                let id = made.text.split(separator: "\n").first.map(String.init) ?? ""
+                let list = try stage.run(["snapshot", "ls", "--format", "json"])
+                #expect(try JSON(parsing: list.output)["tag"]?.stringValue == "warm", "\(list)")
+                #expect(try stage.run(["snapshot", "verify"]).text == "\(id): whole\n")
+                // The source goes on.
+                #expect(try stage.run(["exec", "web", "cat", "/kept", "/hooks"]).text == "kept\nfreeze\nthaw\n")
+                #expect(try stage.run(["run", "-d", "--snapshot", "warm", "--name", "two"]).status == 0)
+                #expect(try stage.run(["restore", "web", String(id.prefix(8)), "three"]).status == 0)
+                defer { _ = try? stage.run(["rm", "-f", "two", "three"]) }
+                #expect(
+                    try stage.run(["exec", "two", "cat", "/kept", "/hooks"]).text == "kept\nfreeze\nclone\nthaw\n")
+                var seen: Set<Substring> = []
+                for name in ["web", "two", "three"] {
+                    let lines = try stage.run(["exec", name, "sh", "-c", Self.who]).text.split(separator: "\n")
+                    #expect(lines.count == 4)
+                    seen.formUnion(lines)
+                }
+                #expect(seen.count == 12, "\(seen)")
+                let state = try JSON(parsing: try stage.run(["inspect", "two"]).output).arrayValue?.first?["state"]
+                #expect(state?["origin"]?.stringValue == "snapshot")
+                for step in ["entropy", "clock", "hostname", "files", "connections", "clone hook", "thaw"] {
+                    #expect(state?["identityInMicroseconds"]?[step] != nil, "\(step)")
+                }
+                // It runs, and on its own: its count goes on from where it was saved.
+                let count = try stage.run(
+                    [
+                        "exec", "two", "sh", "-c",
+                        "a=$(cat /tmp/count); sleep 1; b=$(cat /tmp/count); [ $b -gt $a ] && echo on",
+                    ])
+                #expect(count.text == "on\n", "\(count)")
+                #expect(try stage.run(["snapshot", "rm", "warm"]).status == 0)
+                #expect(try stage.run(["exec", "three", "echo", "still"]).text == "still\n")
+                #expect(try stage.run(["run", "--snapshot", "warm"]).status == 125)
+            }
+            try stage.expectNothingLeft()
+        }
+
+        @Test func forks() throws {
+            try withContainer(Self.counter) {
+                let made = try stage.run(["fork", "web", "--count", "2", "--name-prefix", "child"])
+                #expect(made.status == 0 && made.text.split(separator: "\n").count == 2, "\(made)")
+                #expect(try stage.run(["branch", "child-1", "grandchild"]).status == 0)
+                defer { _ = try? stage.run(["rm", "-f", "child-1", "child-2", "grandchild"]) }
+                var seen: Set<Substring> = []
+                for name in ["web", "child-1", "child-2", "grandchild"] {
+                    seen.formUnion(try stage.run(["exec", name, "sh", "-c", Self.who]).text.split(separator: "\n"))
+                }
+                #expect(seen.count == 16, "\(seen)")
+                #expect(try stage.run(["snapshot", "ls", "-q"]).text == "")
+                #expect(try stage.run(["fork", "web", "--count", "0"]).status == 64)
+            }
+            try stage.expectNothingLeft()
+        }
+    }
+}
