@@ -26,7 +26,7 @@ let fullyStatic: [LinkerSetting] = [.unsafeFlags(["-static-executable"])]
 
 func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource]? = nil) -> Target {
     .testTarget(
-        name: name, dependencies: dependencies, resources: resources,
+        name: name, dependencies: dependencies + ["TestSupport"], resources: resources,
         swiftSettings: house)
 }
 
@@ -56,6 +56,7 @@ var targets: [Target] = [
     .target(
         name: "Machine", dependencies: ["CLinux", "Platform", "Wire", "KVM", "Virtio", "MachineAPI"],
         swiftSettings: lowFloors),
+    .target(name: "Packet", swiftSettings: lowFloors),
     .target(
         name: "DiskImage", dependencies: ["CLinux", "Platform", "Wire", "CISAL", "CZstd", crypto],
         swiftSettings: lowFloors),
@@ -65,6 +66,8 @@ var targets: [Target] = [
             "CLinux", "Platform", "CISAL", "CZstd", httpClient, crypto, nioCore, nioHTTP1, nioPosix, nioSSL,
         ],
         swiftSettings: house),
+    .target(name: "TCP", swiftSettings: lowFloors),
+    .target(name: "FabricAPI", dependencies: ["Wire", "Packet"], swiftSettings: lowFloors),
 
     // Floor 3
     .target(
@@ -73,12 +76,30 @@ var targets: [Target] = [
     .target(
         name: "Sessions", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol"], swiftSettings: lowFloors),
 
+    .target(name: "Fabric", dependencies: ["CLinux", "Platform", "Wire", "Packet"], swiftSettings: lowFloors),
+
+    .target(
+        name: "Networks", dependencies: ["CLinux", "Platform", "Wire", "Packet", "FabricAPI"],
+        swiftSettings: lowFloors),
+
     // Floor 4
     .target(
-        name: "Worker", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol", "MachineAPI", "Sessions"],
+        name: "Gateway", dependencies: ["CLinux", "Platform", "Packet", "Fabric", "FabricAPI", "TCP"],
+        swiftSettings: lowFloors),
+    .target(
+        name: "Worker",
+        dependencies: [
+            "CLinux", "Platform", "Wire", "Packet", "GuestProtocol", "MachineAPI", "FabricAPI", "Networks", "Sessions",
+        ],
         swiftSettings: lowFloors),
     .target(
         name: "EmulatedHost", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol", "Sessions"],
+        swiftSettings: lowFloors),
+
+    // Floor 5
+    .target(
+        name: "FabricService",
+        dependencies: ["CLinux", "Platform", "Wire", "Packet", "Fabric", "FabricAPI", "Gateway"],
         swiftSettings: lowFloors),
 
     // Floor 7
@@ -86,21 +107,31 @@ var targets: [Target] = [
         name: "martlet-vmm", dependencies: ["Platform", "Wire", "KVM", "Machine", "MachineAPI"],
         swiftSettings: lowFloors, linkerSettings: fullyStatic),
     .executableTarget(
+        name: "martlet-fabric", dependencies: ["FabricService", "Platform"], swiftSettings: lowFloors,
+        linkerSettings: fullyStatic),
+    .executableTarget(
         name: "martlet-supervisor", dependencies: ["Platform", "Wire", "GuestProtocol", "Worker"],
         swiftSettings: lowFloors, linkerSettings: fullyStatic),
     .executableTarget(
         name: "martlet",
         dependencies: [
             "Platform", "Wire", "GuestProtocol", "KVM", "MachineAPI", "OCI", "ImageStore", "Sessions", "Worker",
+            "Packet", "FabricAPI", "Networks",
             "EmulatedHost", argumentParser,
         ],
         swiftSettings: house),
 
+    // What tests of every room use: random numbers with a seed, bytes as views take them.
+    .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: house),
     // What tests of images share: images made on the spot, registries on loopback.
     .target(
-        name: "OCITesting", dependencies: ["Platform", "OCI", nioCore, nioHTTP1, nioPosix, nioSSL],
+        name: "OCITesting", dependencies: ["Platform", "OCI", "TestSupport", nioCore, nioHTTP1, nioPosix, nioSSL],
         path: "Tests/OCITesting", swiftSettings: house),
     // Not installed: what a benchmark runs.
+    .target(name: "AllocationCounter", path: "Benchmarks/router/Counter"),
+    .executableTarget(
+        name: "route-frames", dependencies: ["AllocationCounter", "Fabric", "Packet", "Platform", "TestSupport"],
+        path: "Benchmarks/router/Sources", swiftSettings: house),
     .executableTarget(
         name: "convert-layer", dependencies: ["DiskImage", "Platform"], path: "Benchmarks/convert/Sources",
         swiftSettings: house),
@@ -114,10 +145,30 @@ var targets: [Target] = [
         name: "VirtioTestSupport", dependencies: ["Virtio", "Platform"], path: "Tests/VirtioTestSupport",
         swiftSettings: house),
     tests("VirtioTests", ["Virtio", "VirtioTestSupport", "CLinux", "Platform", "Wire"]),
+    tests("FabricAPITests", ["FabricAPI", "Packet", "Wire"]),
     tests("MachineAPITests", ["MachineAPI", "Wire"]),
     tests(
-        "MachineTests", ["Machine", "Virtio", "VirtioTestSupport", "CLinux", "KVM", "Platform", "MachineAPI"]),
+        "MachineTests", ["Machine", "Virtio", "VirtioTestSupport", "CLinux", "KVM", "Platform", "MachineAPI", "Wire"],
+        resources: [.copy("Snapshots")]),
+    // Takes machines through their lives, where KVM works, for tests of pausing, saving and restoring.
+    .executableTarget(
+        name: "machine-fixture", dependencies: ["CLinux", "Platform", "KVM", "Machine", "MachineAPI"],
+        path: "Tests/MachineFixture", exclude: ["guest.c"], swiftSettings: house, linkerSettings: fullyStatic),
     tests("MonitorTests", ["Platform"]),
+    tests("PacketTests", ["Packet", "Platform"]),
+    tests("FabricTests", ["Fabric", "Packet", "Platform", "CLinux", "Wire"]),
+    // What `martlet-fabric` does, and a machine's network device without a machine, as a program for the tests of it.
+    .executableTarget(
+        name: "fabric-fixture", dependencies: ["CLinux", "Platform", "Packet", "Fabric", "FabricService"],
+        path: "Tests/FabricFixture", swiftSettings: house),
+    tests(
+        "FabricServiceTests",
+        [
+            "CLinux", "Fabric", "FabricAPI", "FabricService", "Networks", "Packet", "Platform", "Wire",
+            "fabric-fixture",
+        ]),
+    tests(
+        "GatewayTests", ["CLinux", "Fabric", "FabricAPI", "Gateway", "Packet", "Platform", "Wire", "fabric-fixture"]),
     tests("DiskImageTests", ["DiskImage", "Platform", "CLinux"]),
     tests("OCITests", ["OCI", "Platform", "OCITesting", nioCore, nioHTTP1, nioPosix, nioSSL]),
     .executableTarget(
@@ -126,7 +177,9 @@ var targets: [Target] = [
     tests(
         "ImageStoreTests",
         ["ImageStore", "ImageStoreProbe", "OCI", "OCITesting", "DiskImage", "Platform", nioHTTP1]),
-    tests("WorkerTests", ["Worker", "GuestProtocol", "Platform", "Wire", "Sessions"]),
+    tests("TCPTests", ["TCP"]),
+    tests("NetworksTests", ["Networks", "FabricAPI", "Packet", "Platform"]),
+    tests("WorkerTests", ["Worker", "GuestProtocol", "MachineAPI", "Platform", "Wire", "Sessions"]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
     // What `martlet host` does, as a program for the tests of it.
     .executableTarget(
