@@ -152,7 +152,7 @@ var targets: [Target] = [
         resources: [.copy("Snapshots")]),
     // Takes machines through their lives, where KVM works, for tests of pausing, saving and restoring.
     .executableTarget(
-        name: "machine-fixture", dependencies: ["CLinux", "Platform", "KVM", "Machine", "MachineAPI"],
+        name: "machine-fixture", dependencies: ["CLinux", "Platform", "KVM", "Machine", "MachineAPI", "TestSupport"],
         path: "Tests/MachineFixture", exclude: ["guest.c"], swiftSettings: house, linkerSettings: fullyStatic),
     tests("MonitorTests", ["Platform"]),
     tests("PacketTests", ["Packet", "Platform"]),

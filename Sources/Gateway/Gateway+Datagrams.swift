@@ -156,8 +156,9 @@ extension Gateway {
 
     /// Enters a new flow in the tables.
     func add(_ machine: Machine, _ now: Microseconds, _ make: (UInt32) -> DatagramFlow) -> DatagramFlow {
-        let slot = take { .datagram(make($0)) }
-        guard case .datagram(let flow) = slots[Int(slot)] else { fatalError("the slot was filled just now") }
+        let slot = take()
+        let flow = make(slot)
+        slots[Int(slot)] = .datagram(flow)
         flows[flow.key] = slot
         machine.datagramFlows += 1
         machine.oldestFirst.append(token(slot))

@@ -105,7 +105,7 @@ extension Gateway {
                 }
             let port = try InternetSocket.localAddress(socket).port
             let raw = socket.release()
-            let slot = take { _ in
+            let entry: Slot =
                 switch ports.transport {
                 case .tcp:
                     .listener(
@@ -114,7 +114,7 @@ extension Gateway {
                             socket: Descriptor(owning: raw)))
                 case .udp: .datagramListener(DatagramListener(machine, machinePort, socket: Descriptor(owning: raw)))
                 }
-            }
+            let slot = take(for: entry)
             listeners[machine.settings.endpoint, default: []].append(slot)
             try epoll.add(raw, .readable, token: token(slot))
             return port

@@ -105,13 +105,11 @@ extension Gateway {
     func add(
         _ key: FlowKey, _ machine: Machine, _ phase: TCPFlow.Phase, _ endpoint: TCP.Endpoint, _ firstSequence: UInt32
     ) -> TCPFlow {
-        let slot = take { slot in
-            .tcp(
-                TCPFlow(
-                    key, machine, slot: slot, phase: phase, endpoint: endpoint, firstSequence: firstSequence,
-                    bufferLimit: configuration.bufferLimit))
-        }
-        guard case .tcp(let flow) = slots[Int(slot)] else { fatalError("the slot was filled just now") }
+        let slot = take()
+        let flow = TCPFlow(
+            key, machine, slot: slot, phase: phase, endpoint: endpoint, firstSequence: firstSequence,
+            bufferLimit: configuration.bufferLimit)
+        slots[Int(slot)] = .tcp(flow)
         flows[key] = slot
         machine.connections += 1
         return flow

@@ -108,16 +108,17 @@ final class Machine {
 }
 
 extension Gateway {
-    func take(_ slot: (UInt32) -> Slot) -> UInt32 {
-        let index: UInt32
-        if let free = freeSlots.popLast() {
-            index = free
-        } else {
-            index = UInt32(slots.count)
-            slots.append(.free)
-            generations.append(0)
-        }
-        slots[Int(index)] = slot(index)
+    /// A slot for what is to be entered at once.
+    func take() -> UInt32 {
+        if let free = freeSlots.popLast() { return free }
+        slots.append(.free)
+        generations.append(0)
+        return UInt32(slots.count - 1)
+    }
+
+    func take(for entry: Slot) -> UInt32 {
+        let index = take()
+        slots[Int(index)] = entry
         return index
     }
 
@@ -149,7 +150,7 @@ extension Gateway {
         let raw = clinux_address_changes()
         if raw >= 0 {
             let descriptor = Descriptor(owning: raw)
-            let slot = take { _ in .addresses }
+            let slot = take(for: .addresses)
             try epoll.add(descriptor.raw, .readable, token: token(slot))
             addressChanges = consume descriptor
         }

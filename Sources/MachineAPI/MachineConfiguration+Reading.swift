@@ -15,6 +15,25 @@ package struct ConfigurationError: Error, Equatable, Sendable, CustomStringConve
         if let position { text += text.isEmpty ? "\(position)" : " (\(position))" }
         return text.isEmpty ? problem : "\(text): \(problem)"
     }
+
+    /// What `read` makes of JSON text; what it does not like is told with its place in the text.
+    static func locating<Result>(
+        in bytes: [UInt8], _ read: (JSONView) throws(JSONMismatch) -> Result
+    ) throws(ConfigurationError) -> Result {
+        let document: JSON
+        do throws(JSONSyntaxError) {
+            document = try JSON(parsing: bytes)
+        } catch {
+            throw ConfigurationError(position: error.position, field: "", problem: error.problem)
+        }
+        do throws(JSONMismatch) {
+            return try read(JSONView(document))
+        } catch {
+            throw ConfigurationError(
+                position: JSON.position(of: error.path, in: bytes), field: error.path.description,
+                problem: error.problem)
+        }
+    }
 }
 
 extension MachineConfiguration {
@@ -23,18 +42,8 @@ extension MachineConfiguration {
 
     /// Reads a configuration from JSON text. All that can be judged without the host's files is checked.
     package init(parsing bytes: [UInt8]) throws(ConfigurationError) {
-        let document: JSON
-        do throws(JSONSyntaxError) {
-            document = try JSON(parsing: bytes)
-        } catch {
-            throw ConfigurationError(position: error.position, field: "", problem: error.problem)
-        }
-        do throws(JSONMismatch) {
-            try self.init(reading: JSONView(document))
-        } catch {
-            throw ConfigurationError(
-                position: JSON.position(of: error.path, in: bytes), field: error.path.description,
-                problem: error.problem)
+        self = try ConfigurationError.locating(in: bytes) { (view) throws(JSONMismatch) in
+            try MachineConfiguration(reading: view)
         }
     }
 

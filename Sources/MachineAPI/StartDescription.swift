@@ -9,23 +9,12 @@ package enum StartDescription: Equatable, Sendable {
 
     /// Reads a file's contents.
     package init(parsing bytes: [UInt8]) throws(ConfigurationError) {
-        let document: JSON
-        do throws(JSONSyntaxError) {
-            document = try JSON(parsing: bytes)
-        } catch {
-            throw ConfigurationError(position: error.position, field: "", problem: error.problem)
-        }
-        do throws(JSONMismatch) {
-            let view = JSONView(document)
-            if document["snapshot"] == nil {
-                self = .machine(try MachineConfiguration(reading: view))
+        self = try ConfigurationError.locating(in: bytes) { (view) throws(JSONMismatch) in
+            if try view.optional("snapshot") == nil {
+                .machine(try MachineConfiguration(reading: view))
             } else {
-                self = .snapshot(try SnapshotStart(reading: view))
+                .snapshot(try SnapshotStart(reading: view))
             }
-        } catch {
-            throw ConfigurationError(
-                position: JSON.position(of: error.path, in: bytes), field: error.path.description,
-                problem: error.problem)
         }
     }
 

@@ -36,16 +36,7 @@ enum EmulatedHosting {
         // Apart from what follows, so that the line is gone before the first byte of output comes.
         try host.start(progress: { line.show($0) })
         line.clear()
-        let result = try body(host)
-        if case .refused(let refusal) = result.outcome {
-            throw Failure(printable(refusal.message), exitCode: Int32(refusal.exitCode))
-        }
-        if let failure = result.inputFailure { complain("standard input: \(failure.reason)") }
-        if let failure = result.outputFailure {
-            complain("output was lost: \(failure.reason)")
-            if result.exitStatus == 0 { return 125 }
-        }
-        return Int32(result.exitStatus)
+        return try body(host).commandStatus()
     }
 
     /// Runs this very command inside, and ends with its exit status.

@@ -101,15 +101,7 @@ struct ExecOptions {
             default: throw Failure("\(error)")
             }
         }
-        if case .refused(let refusal) = result.outcome {
-            throw Failure(printable(refusal.message), exitCode: Int32(refusal.exitCode))
-        }
-        if let failure = result.inputFailure { complain("standard input: \(failure.reason)") }
-        if let failure = result.outputFailure {
-            complain("output was lost: \(failure.reason)")
-            if result.exitStatus == 0 { return 125 }
-        }
-        return Int32(result.exitStatus)
+        return try result.commandStatus()
     }
 
     /// The variables are looked up out here, where the user's are.

@@ -18,8 +18,11 @@ struct Network: ParsableCommand {
             """,
         subcommands: [Create.self, List.self, Inspect.self, Remove.self])
 
+    /// The user's networks. Where they are those of the emulated host, the whole command runs there instead, and this
+    /// does not return.
     static func store() throws -> NetworkStore {
-        try NetworkStore.ofUser { environmentVariable($0) }
+        if try Placement.decide() == .emulatedHost { try EmulatedHosting.forwardThisCommand() }
+        return try NetworkStore.ofUser { environmentVariable($0) }
     }
 }
 
@@ -44,7 +47,6 @@ extension Network {
         var name: String
 
         func run() throws {
-            if try Placement.decide() == .emulatedHost { try EmulatedHosting.forwardThisCommand() }
             var wish = NetworkDefinition(name: name)
             for text in subnet {
                 if let prefix = IPv4Prefix(text), text.contains("/") {
@@ -83,7 +85,6 @@ extension Network {
         var format = OutputFormat.table
 
         func run() throws {
-            if try Placement.decide() == .emulatedHost { try EmulatedHosting.forwardThisCommand() }
             let store = try Network.store()
             if quiet {
                 for name in store.names() { print(name) }
@@ -115,7 +116,6 @@ extension Network {
         var networks: [String]
 
         func run() throws {
-            if try Placement.decide() == .emulatedHost { try EmulatedHosting.forwardThisCommand() }
             let store = try Network.store()
             try forEach(networks) { name in
                 var object = JSONObject()
@@ -141,7 +141,6 @@ extension Network {
         var networks: [String]
 
         func run() throws {
-            if try Placement.decide() == .emulatedHost { try EmulatedHosting.forwardThisCommand() }
             let store = try Network.store()
             try forEach(networks) { name in
                 try store.remove(name)

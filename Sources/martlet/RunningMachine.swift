@@ -37,15 +37,8 @@ struct RunningMachine: ~Copyable {
         }
         // Its connection tells the supervisor that nobody is there any more, where it does not know yet.
         client.close()
-        let status = Int32(result.exitStatus)
         try RunningMachine.settle(supervisor, id, directory, store, removesItself)
-        if case .refused(let refusal) = result.outcome { throw Failure(printable(refusal.message), exitCode: status) }
-        if let failure = result.inputFailure { complain("standard input: \(failure.reason)") }
-        if let failure = result.outputFailure {
-            complain("output was lost: \(failure.reason)")
-            if status == 0 { return 125 }
-        }
-        return status
+        return try result.commandStatus()
     }
 
     /// Waits until the process runs, prints the id and leaves.

@@ -70,6 +70,17 @@ extension EndToEnd {
             #expect(numbers.count == 3 && Set(numbers).count == 3, "\(text)")
         }
 
+        /// At points that nobody chose; `./soak` does it for longer.
+        @Test(arguments: [(1, 1, "-"), (2, 2, "-"), (2, 3, "disk")])
+        func ordealsAtRandomPoints(vcpus: Int, seed: Int, disk: String) throws {
+            let text = try live(
+                "boot V until ready torture \(seed) 60 \(disk) lines 2", vcpus: vcpus, mebibytes: 64,
+                more: disk == "-"
+                    ? "" : #", "drives": [{"drive_id": "d", "is_root_device": false, "path_on_host": "disk"}]"#,
+                arguments: disk == "-" ? "work=2" : "work=2 disk=/dev/vda")
+            #expect(text.contains("ordeals, seed \(seed)"), "\(text)")
+        }
+
         @Test func disksThatComeLaterAndMuchMemory() throws {
             _ = try live(
                 "boot V until ready lines 2 attach-drive extra disk until disk pause snapshot a.s a.m end "

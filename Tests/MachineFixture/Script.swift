@@ -14,7 +14,7 @@ struct ScriptError: Error, CustomStringConvertible {
 final class Script {
     private var words: ArraySlice<String>
     private var machine: Machine?
-    private let console: Console
+    let console: Console
     private var stepStart = monotonicNanoseconds()
 
     init(_ words: [String]) throws {
@@ -27,7 +27,7 @@ final class Script {
         return word
     }
 
-    private func running() throws -> Machine {
+    func running() throws -> Machine {
         guard let machine else { throw ScriptError(description: "there is no machine yet") }
         return machine
     }
@@ -51,10 +51,7 @@ final class Script {
             machine = try Machine(configuration, observer: observer())
             try running().start()
         case "restore":
-            var request = RestoreRequest(statePath: try next(), memory: .file(try next()))
-            request.serial = Serial(outputPath: console.path)
-            machine = try Machine(restoring: request, observer: observer())
-            try running().start(paused: true)
+            try restore(SnapshotFiles(state: try next(), memory: try next()))
         case "snapshot": try running().createSnapshot(state: try next(), memory: try next(), kind: .full)
         case "diff": try running().createSnapshot(state: try next(), memory: try next(), kind: .diff)
         case "live":
@@ -68,9 +65,7 @@ final class Script {
             let children = Int(try next()) ?? 1
             return try fork(children)
         case "end":
-            let exit = try running().finish()
-            machine = nil
-            return "\(exit)"
+            return try end()
         case "until": return try console.line(with: try next())
         case "lines":
             var last = ""
@@ -78,6 +73,12 @@ final class Script {
             return last
         case "pause": try running().pause()
         case "resume": try running().resume()
+        case "torture":
+            guard let seed = UInt64(try next()), let rounds = Int(try next()) else {
+                throw ScriptError(description: "torture SEED ROUNDS DISK|-")
+            }
+            let disk = try next()
+            return try torture(seed: seed, rounds: rounds, disk: disk == "-" ? nil : disk)
         case "attach-drive":
             let drive = Drive(identifier: try next(), content: .path(try next()))
             return "slot \(try running().attach(drive))"
@@ -86,8 +87,24 @@ final class Script {
         return ""
     }
 
+    func restore(_ files: SnapshotFiles, tracksDirtyPages: Bool = false) throws {
+        var request = RestoreRequest(statePath: files.state, memory: .file(files.memory))
+        request.serial = Serial(outputPath: console.path)
+        request.tracksDirtyPages = tracksDirtyPages
+        machine = try Machine(restoring: request, observer: observer())
+        try running().start(paused: true)
+    }
+
+    /// Ends the machine; gives how.
+    @discardableResult
+    func end() throws -> String {
+        let exit = try running().finish()
+        machine = nil
+        return "\(exit)"
+    }
+
     /// Forks; each child writes three lines of its console with its number, and ends.
-    private func fork(_ count: Int) throws -> String {
+    func fork(_ count: Int) throws -> String {
         var children: [MachineOverrides] = []
         let consoles = try (0..<count).map { _ in try Console() }
         for console in consoles {

@@ -16,6 +16,7 @@ import Platform
 //     restore STATE MEMORY   makes it from there, paused
 //     end                    ends it
 //     attach-drive ID PATH
+//     torture SEED ROUNDS DISK|-   so many things at random points, with the disk that the machine has
 
 clinux_single_malloc_arena()
 ignoreBrokenPipes()

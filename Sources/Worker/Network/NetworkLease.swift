@@ -91,19 +91,3 @@ package final class NetworkLease {
     /// What `inspect` shows.
     var json: JSON { endpoint.json }
 }
-
-extension IPv4Address {
-    fileprivate var bytes: [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> UInt32(24 - $0 * 8)) } }
-}
-
-extension IPv6Address {
-    fileprivate var bytes: [UInt8] {
-        (0..<16).map { index in
-            UInt8(truncatingIfNeeded: (index < 8 ? high : low) >> UInt64(56 - index % 8 * 8))
-        }
-    }
-}
-
-extension Packet.MACAddress {
-    fileprivate var bytes: [UInt8] { (0..<6).map { UInt8(truncatingIfNeeded: value >> UInt64(40 - $0 * 8)) } }
-}
