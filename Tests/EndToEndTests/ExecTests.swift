@@ -93,7 +93,7 @@ extension EndToEnd {
         }
 
         private static let counter =
-            "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; sleep 0.1 2>/dev/null || usleep 100000; done"
+            "i=0; while :; do i=$((i+1)); echo $i > /tmp/next; mv /tmp/next /tmp/count; sleep 0.1 2>/dev/null || usleep 100000; done"
         private static let who =
             "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid"
 
