@@ -26,7 +26,12 @@ int clinux_peer_user(int fd, uid_t *user) {
 
 int clinux_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); }
 
-int clinux_send_buffer(int fd, int bytes) { return setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)); }
+int clinux_send_buffer(int fd, int bytes) {
+    int size = 0;
+    socklen_t length = sizeof size;
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 ? size : -1;
+}
 
 // --- Landlock ------------------------------------------------------------------------------------------------
 

@@ -27,10 +27,12 @@ package struct EgressQueue<Item> {
 
     package var isEmpty: Bool { flows.isEmpty }
 
+    /// What a sender has in it.
+    package func bytes(from source: Int) -> Int { flows.first { $0.source == source }?.bytes ?? 0 }
+
     /// Whether a sender may queue this much now.
     package func hasRoom(for count: Int, from source: Int) -> Bool {
-        let own = flows.first { $0.source == source }?.bytes ?? 0
-        return own + count <= limitInBytes - bytes
+        bytes(from: source) + count <= limitInBytes - bytes
     }
 
     /// Adds an item, or gives false where its sender has its share.

@@ -20,7 +20,8 @@ package final class EndpointTable: Sendable {
     private let ofPort: [Int32]
     /// The indices of the endpoints with a port, a list a network.
     package let members: [[Int]]
-    private let byName: [NetworkedName: Int]
+    /// Several where they share an alias.
+    private let byName: [NetworkedName: [Int]]
 
     private struct NetworkedName: Hashable {
         let network: Int
@@ -50,7 +51,7 @@ package final class EndpointTable: Sendable {
         var byID = FlatIndex(capacity: endpoints.count)
         var ports: [Int32] = []
         var members = [[Int]](repeating: [], count: networks.count)
-        var names: [NetworkedName: Int] = [:]
+        var names: [NetworkedName: [Int]] = [:]
         for (index, endpoint) in endpoints.enumerated() {
             byMAC.add(EndpointTable.key(endpoint.mac, endpoint.network), index)
             if let address = endpoint.ipv4 { byIPv4.add(EndpointTable.key(address, endpoint.network), index) }
@@ -58,7 +59,8 @@ package final class EndpointTable: Sendable {
             byIPv6.add(EndpointTable.key(endpoint.linkLocal, endpoint.network), index)
             byID.add(UInt64(endpoint.id.value), index)
             for name in [endpoint.name] + endpoint.aliases {
-                if let name = DNSName(name) { names[NetworkedName(network: endpoint.network, name: name)] = index }
+                guard let name = DNSName(name) else { continue }
+                names[NetworkedName(network: endpoint.network, name: name), default: []].append(index)
             }
             guard let port = endpoint.port else { continue }
             if ports.count <= port.index {
@@ -116,9 +118,9 @@ package final class EndpointTable: Sendable {
 
     func endpoint(_ id: EndpointID) -> Int? { byID.find(UInt64(id.value)) }
 
-    /// By a name or an alias of one label.
-    func endpoint(named name: DNSName, in network: Int) -> Int? {
-        byName[NetworkedName(network: network, name: name)]
+    /// By a name or an alias, which several may have.
+    func endpoints(named name: DNSName, in network: Int) -> [Int] {
+        byName[NetworkedName(network: network, name: name)] ?? []
     }
 
     package func network(named name: String) -> Int? { networks.firstIndex { $0.name == name } }
@@ -136,7 +138,9 @@ package final class EndpointTable: Sendable {
             guard networkNames.insert(network.name).inserted else { throw .nameTaken(network.name) }
         }
         var macs: Set<UInt64> = []
+        // A machine's name is its own; an alias may be shared with other machines' aliases.
         var names: Set<NetworkedName> = []
+        var aliases: Set<NetworkedName> = []
         var addresses: Set<UInt64> = []
         var addresses6: Set<[UInt64]> = []
         var identities: Set<EndpointID> = []
@@ -145,11 +149,17 @@ package final class EndpointTable: Sendable {
             let network = networks[endpoint.network]
             guard identities.insert(endpoint.id).inserted else { throw .nameTaken(endpoint.name) }
             guard endpoint.aliases.count <= aliasLimit else { throw .tooMany("aliases") }
-            for text in [endpoint.name] + endpoint.aliases {
+            func named(_ text: String) throws(FabricError) -> NetworkedName {
                 guard isName(text), let name = DNSName(text) else { throw .badName(text) }
-                guard names.insert(NetworkedName(network: endpoint.network, name: name)).inserted else {
-                    throw .nameTaken(text)
-                }
+                return NetworkedName(network: endpoint.network, name: name)
+            }
+            let own = try named(endpoint.name)
+            guard names.insert(own).inserted, !aliases.contains(own) else { throw .nameTaken(endpoint.name) }
+            var before: Set<NetworkedName> = []
+            for text in endpoint.aliases {
+                let alias = try named(text)
+                guard before.insert(alias).inserted, !names.contains(alias) else { throw .nameTaken(text) }
+                aliases.insert(alias)
             }
             guard !endpoint.mac.isMulticast, endpoint.mac != .zero, endpoint.mac != Network.gatewayMAC else {
                 throw .badMAC(endpoint.mac.description)

@@ -24,10 +24,11 @@ package enum NameServer {
 
     /// - Parameters:
     ///   - message: the query.
-    ///   - limit: the most bytes of the answer: 65,535 over TCP; over UDP the client's own limit counts too.
+    ///   - turn: counts the questions: machines that share an alias are told in another order each time.
+    ///   - overTCP: an answer has up to 65,535 bytes; over UDP as many as the client takes.
     package static func answer(
-        _ message: RawSpan, network: Int, table: EndpointTable, overTCP: Bool, to bytes: inout MutableRawSpan,
-        at offset: Int
+        _ message: RawSpan, network: Int, table: EndpointTable, turn: Int = 0, overTCP: Bool,
+        to bytes: inout MutableRawSpan, at offset: Int
     ) -> NameOutcome {
         guard let query = DNSView(message), !query.isResponse, network < table.networks.count else { return .ignored }
         let edns = query.extensionRecord
@@ -47,7 +48,7 @@ package enum NameServer {
         // Zone transfers are for nobody.
         guard question.type != 251, question.type != 252 else { return refuse(DNSCode.refused, &bytes) }
 
-        let found = resolve(question, network, table)
+        let found = resolve(question, network, table, turn)
         if case .elsewhere = found { return .forward }
         var builder = DNSBuilder(
             identifier: query.identifier,
@@ -58,12 +59,12 @@ package enum NameServer {
         var isEmpty = true
         switch found {
         case .addresses(let v4, let v6):
-            if let v4, question.type == DNSType.a || question.type == DNSType.any {
-                builder.answer(question.name, .v4(v4), timeToLive: timeToLive, to: &bytes)
+            for address in v4 where question.type == DNSType.a || question.type == DNSType.any {
+                builder.answer(question.name, .v4(address), timeToLive: timeToLive, to: &bytes)
                 isEmpty = false
             }
-            if let v6, question.type == DNSType.aaaa || question.type == DNSType.any {
-                builder.answer(question.name, .v6(v6), timeToLive: timeToLive, to: &bytes)
+            for address in v6 where question.type == DNSType.aaaa || question.type == DNSType.any {
+                builder.answer(question.name, .v6(address), timeToLive: timeToLive, to: &bytes)
                 isEmpty = false
             }
         case .name(let target):
@@ -99,7 +100,7 @@ package enum NameServer {
     }
 
     private enum Found {
-        case addresses(IPv4Address?, IPv6Address?)
+        case addresses([IPv4Address], [IPv6Address])
         case name(DNSName)
         /// The name exists and has no record of any type.
         case nothing
@@ -109,16 +110,18 @@ package enum NameServer {
         var isMissing: Bool { if case .missing = self { true } else { false } }
     }
 
-    private static func resolve(_ question: DNSQuestion, _ network: Int, _ table: EndpointTable) -> Found {
+    private static func resolve(
+        _ question: DNSQuestion, _ network: Int, _ table: EndpointTable, _ turn: Int
+    ) -> Found {
         let name = question.name
         let link = table.networks[network]
         let domain = link.domain
-        if let found = machine(name, network, table) { return found }
+        if let found = machine(name, network, table, turn) { return found }
         if name == domain { return .nothing }
         if name.isWithin(domain) {
             let own = name.labelCount - domain.labelCount
             guard let inner = prefix(of: name, labels: own) else { return .missing }
-            return machine(inner, network, table) ?? .missing
+            return machine(inner, network, table, turn) ?? .missing
         }
         if let special = special(name) { return special }
         if name.isWithin(ipv4Reverse) || name.isWithin(ipv6Reverse) { return reverse(name, network, table) }
@@ -126,14 +129,17 @@ package enum NameServer {
         return link.isInternal ? .missing : .elsewhere
     }
 
-    /// A machine's or the gateway's addresses by a name relative to the network.
-    private static func machine(_ name: DNSName, _ network: Int, _ table: EndpointTable) -> Found? {
-        if let index = table.endpoint(named: name, in: network) {
-            return .addresses(table.endpoints[index].ipv4, table.endpoints[index].ipv6)
+    /// The addresses of machines, or the gateway's, by a name relative to the network.
+    private static func machine(_ name: DNSName, _ network: Int, _ table: EndpointTable, _ turn: Int) -> Found? {
+        let sharers = table.endpoints(named: name, in: network)
+        if !sharers.isEmpty {
+            let first = Int(UInt(bitPattern: turn) % UInt(sharers.count))
+            let inTurn = (sharers[first...] + sharers[..<first]).map { table.endpoints[$0] }
+            return .addresses(inTurn.compactMap(\.ipv4), inTurn.compactMap(\.ipv6))
         }
         let link = table.networks[network]
         guard name == gatewayName else { return nil }
-        return .addresses(link.subnet == nil ? nil : link.gateway, link.gateway6)
+        return .addresses(link.subnet == nil ? [] : [link.gateway], link.gateway6.map { [$0] } ?? [])
     }
 
     /// The gateway's name, unless a machine has it.
@@ -145,7 +151,7 @@ package enum NameServer {
     private static let neverGlobal = ["invalid", "local", "onion"].compactMap { DNSName($0) }
 
     private static func special(_ name: DNSName) -> Found? {
-        if name.isWithin(localhost) { return .addresses(.loopback, .loopback) }
+        if name.isWithin(localhost) { return .addresses([.loopback], [.loopback]) }
         for zone in neverGlobal where name.isWithin(zone) { return .missing }
         return nil
     }

@@ -95,6 +95,8 @@ extension Router {
             guard let message = ICMPView(packet.payload), message.checksumIsValid else {
                 return .verdict(.drop(.badChecksum))
             }
+            // What it says of published connections, which the gateway calls, is the gateway's.
+            if message.type == ICMPType.unreachable { break }
             guard message.type == ICMPType.echoRequest else { return .verdict(.drop(.notForUs)) }
             return echo(packet, arrival, &reply)
         case IPProtocol.udp:

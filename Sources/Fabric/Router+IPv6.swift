@@ -95,6 +95,8 @@ extension Router {
             guard let message = ICMPView(rest), arrival.header.isPartial || packet.checksumIsValid(upper) else {
                 return .verdict(.drop(.badChecksum))
             }
+            // What it says of published connections, which the gateway calls, is the gateway's.
+            if message.type == ICMPv6Type.unreachable || message.type == ICMPv6Type.packetTooBig { break }
             guard message.type == ICMPv6Type.echoRequest else { return .verdict(.drop(.notForUs)) }
             reply.put(rest, at: FrameLayout.packet + IPv6Header.length)
             reply.put(ICMPv6Type.echoReply, at: FrameLayout.packet + IPv6Header.length)

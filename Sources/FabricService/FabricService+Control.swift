@@ -236,7 +236,7 @@ extension FabricService {
             entry["address6"] = endpoint.ipv6.map { .string("\($0)") }
             entry["connected"] = .bool(port.isConnected)
             entry["published"] = .array(port.published.map(\.json))
-            entry["queuedBytes"] = .number(port.queue.bytes)
+            entry["queuedBytes"] = .number(port.leaving.reduce(port.queue.bytes) { $0 + $1.count })
             write(router.counters(of: port.id), to: &entry)
             if let usage = gateway.usage(of: port.endpoint) { entry["outside"] = json(usage) }
             list.append(.object(entry))

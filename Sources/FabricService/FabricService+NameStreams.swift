@@ -104,8 +104,10 @@ extension FabricService {
             var space = output.mutableSpan
             var bytes = unsafe space.mutableBytes
             let question = message.span
+            names.turn &+= 1
             outcome = NameServer.answer(
-                unsafe question.bytes, network: 0, table: state.table, overTCP: true, to: &bytes, at: 0)
+                unsafe question.bytes, network: 0, table: state.table, turn: names.turn, overTCP: true, to: &bytes,
+                at: 0)
         }
         switch outcome {
         case .answered(let length): stream.write(Array(output[..<length]))

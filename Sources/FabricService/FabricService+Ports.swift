@@ -19,11 +19,10 @@ extension FabricService {
             var user: uid_t = 0
             guard unsafe clinux_peer_user(connection.raw, &user) == 0, user == geteuid() || user == 0 else { continue }
             disconnect(port)
-            _ = clinux_send_buffer(connection.raw, Int32(MachinePort.socketBufferInBytes))
             guard
                 (try? epoll.add(connection.raw, [.readable, .peerClosed], token: Token.port(index).value)) != nil
             else { continue }
-            port.connection = consume connection
+            port.adopt(connection)
             gateway.resume(port.endpoint, now: microseconds())
         }
     }
@@ -33,7 +32,9 @@ extension FabricService {
         guard let connection = port.connection.take() else { return }
         try? epoll.remove(connection.raw)
         connection.close()
-        for _ in 0..<port.queue.removeAll() { router.countDrop(.receiverGone, at: port.id) }
+        for _ in 0..<port.removeQueued() { router.countDrop(.receiverGone, at: port.id) }
+        // What waits for room goes on into the void, so that its timers run. Not here: the gateway may be at work.
+        relieved.append(port.endpoint)
         router.setOffloads(Offloads(), of: port.id)
     }
 
@@ -175,7 +176,7 @@ extension FabricService {
             return drop(range, .receiverGone)
         }
         var sent = range.lowerBound
-        if port.queue.isEmpty {
+        if !port.isBacklogged {
             for (number, index) in range.enumerated() {
                 unsafe sending.set(number, outbox[index].record, outbox[index].second, outbox[index].third)
             }
@@ -187,14 +188,16 @@ extension FabricService {
             sent += count
         }
         guard sent < range.upperBound else { return }
-        let wasEmpty = port.queue.isEmpty
+        let wasBacklogged = port.isBacklogged
         for index in sent..<range.upperBound {
-            let record = outbox[index].bytes
-            if !port.queue.push(record, bytes: record.count, from: outbox[index].source) {
+            let record = outbox[index]
+            guard port.queue.hasRoom(for: record.count, from: record.source) else {
                 drop(index..<(index + 1), .queueFull)
+                continue
             }
+            _ = port.queue.push(QueuedRecord(record), bytes: record.count, from: record.source)
         }
-        if wasEmpty { watch(port) }
+        if !wasBacklogged { watch(port) }
     }
 
     /// Counts records of the outbox that cannot be passed on: at their sender, or, where that is the gateway, at whom
@@ -209,25 +212,29 @@ extension FabricService {
 
     /// Asks to be told when the port's socket has room, for as long as something waits for it.
     private func watch(_ port: MachinePort) {
-        let readiness: Readiness = port.queue.isEmpty ? [.readable, .peerClosed] : [.readable, .peerClosed, .writable]
+        let readiness: Readiness = port.isBacklogged ? [.readable, .peerClosed, .writable] : [.readable, .peerClosed]
         try? epoll.modify(port.socket, readiness, token: Token.port(port.id.index).value)
     }
 
     /// The port's socket has room again.
     func drain(_ index: Int) {
         guard let port = ports[index], port.isConnected else { return }
-        while let record = port.queue.front() {
-            let result = unsafe record.withUnsafeBytes { bytes in
-                unsafe sending.set(0, bytes)
-                return sending.send(0..<1, to: port.socket)
+        while true {
+            var bytes = port.leaving.reduce(0) { $0 + $1.count }
+            while port.leaving.count < RecordBatch.limit, bytes < port.burstInBytes, let record = port.queue.front() {
+                port.queue.removeFront()
+                port.leaving.append(record)
+                bytes += record.count
             }
-            guard let count = result else { return disconnect(port) }
-            guard count == 1 else { break }
-            port.queue.removeFront()
-            router.countSent(record.count, to: port.id)
+            guard !port.leaving.isEmpty else { break }
+            for (number, record) in port.leaving.enumerated() { unsafe sending.set(number, record.bytes) }
+            guard let count = sending.send(0..<port.leaving.count, to: port.socket) else { return disconnect(port) }
+            for record in port.leaving.prefix(count) { router.countSent(record.count, to: port.id) }
+            port.leaving.removeFirst(count)
+            guard port.leaving.isEmpty else { break }
         }
         watch(port)
-        if port.queue.isEmpty { gateway.resume(port.endpoint, now: microseconds()) }
+        if GatewayLink.hasRoom(in: port) { gateway.resume(port.endpoint, now: microseconds()) }
     }
 
     // MARK: - Captures

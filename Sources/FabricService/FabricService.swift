@@ -66,6 +66,8 @@ package final class FabricService {
 
     /// Bytes in the outbox.
     var unsentBytes = 0
+    /// Endpoints whose queue is gone with its connection.
+    var relieved: [EndpointID] = []
     let gateway: Gateway
 
     /// A record, in up to three pieces.
@@ -168,6 +170,11 @@ package final class FabricService {
 
     private func tick() {
         let now = monotonicNanoseconds()
+        if !relieved.isEmpty {
+            let endpoints = relieved
+            relieved = []
+            for endpoint in endpoints { gateway.resume(endpoint, now: now / 1000) }
+        }
         if let deadline = names.deadline, deadline <= now { perform(names.advance(now: now)) }
         if gateway.deadline <= now / 1000 { gateway.work(now: now / 1000) }
         if let emptySince, now >= emptySince + configuration.idleTimeInSeconds * 1_000_000_000 { isEnding = true }
@@ -178,6 +185,13 @@ package final class FabricService {
         router.replace(state.table)
         emptySince = state.table.endpoints.isEmpty ? monotonicNanoseconds() : nil
     }
+}
+
+/// How many descriptors the process may have.
+func descriptorLimit() -> Int {
+    var limit = rlimit()
+    guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return 1024 }
+    return Int(clamping: limit.rlim_cur)
 }
 
 /// Bits from the system's random source.

@@ -11,10 +11,13 @@ internal import Platform
 final class GatewayLink: InsideLink {
     /// Set before the gateway sends anything, and as long-lived.
     unowned var service: FabricService?
-    /// Of what the gateway sends, this much may lie in the outbox, and this much may wait for a machine's socket, until
-    /// the gateway is asked to wait. Together they are less than a queue always has room for.
-    private static let unsentLimit = 512 << 10
-    private static let queueLimit = 256 << 10
+    /// Of what the gateway sends, this much may wait for a machine's socket until the gateway is asked to wait. What
+    /// others have sent to that machine does not count: they would keep the gateway from its turn.
+    private static let queueLimit = 64 << 10
+
+    static func hasRoom(in port: MachinePort) -> Bool {
+        port.queue.bytes(from: FabricService.gatewaySource) < queueLimit
+    }
 
     func capabilities(of endpoint: EndpointID) -> LinkCapabilities {
         guard let service, let port = service.router.port(of: endpoint) else { return LinkCapabilities() }
@@ -28,8 +31,10 @@ final class GatewayLink: InsideLink {
         guard let service, let target = service.router.port(of: endpoint), let port = service.ports[target.index],
             port.isConnected
         else { return true }
-        if service.unsentBytes >= GatewayLink.unsentLimit { service.flushOutbox() }
-        return port.queue.bytes < GatewayLink.queueLimit
+        if service.unsentBytes >= (port.isBacklogged ? GatewayLink.queueLimit : port.burstInBytes) {
+            service.flushOutbox()
+        }
+        return GatewayLink.hasRoom(in: port)
     }
 
     func send(
@@ -54,6 +59,7 @@ extension FabricService {
             gatewayIPv6: network.gateway6)
         machine.ipv4 = endpoint.ipv4
         machine.ipv6 = endpoint.ipv6
+        machine.quotas = Quotas(ofDescriptors: descriptorLimit())
         machine.policy.rules = port.egress
         machine.policy.auditsOnly = port.isEgressAudited
         if configuration.definition.allowsHostAccess {

@@ -14,7 +14,11 @@ final class MachinePort {
     let path: String
     let listener: Descriptor
     var connection: Descriptor?
-    var queue = EgressQueue<[UInt8]>(limitInBytes: MachinePort.queueLimitInBytes)
+    var queue = EgressQueue<QueuedRecord>(limitInBytes: MachinePort.queueLimitInBytes)
+    /// What comes next of the queue, taken out to be sent together.
+    var leaving: [QueuedRecord] = []
+    /// How much is handed to an empty socket at a time: what it does not take has to be copied.
+    var burstInBytes = MachinePort.burstLimitInBytes
     /// What was asked for outside of the network; kept for `inspect`.
     var egress: [FabricAPI.EgressRule] = []
     var isEgressAudited = false
@@ -24,6 +28,7 @@ final class MachinePort {
     static let queueLimitInBytes = 2 << 20
     /// Of the socket itself, as far as the system allows.
     static let socketBufferInBytes = 4 << 20
+    static let burstLimitInBytes = 512 << 10
 
     init(id: PortID, endpoint: EndpointID, machine: String, path: String, listener: consuming Descriptor) {
         self.id = id
@@ -35,6 +40,44 @@ final class MachinePort {
 
     var isConnected: Bool { connection != nil }
     var socket: Int32 { connection?.raw ?? -1 }
+    /// Something waits for the socket to have room.
+    var isBacklogged: Bool { !leaving.isEmpty || !queue.isEmpty }
+
+    /// Takes a connection, whose socket has as large a buffer as may be: the kernel counts its own overhead as well.
+    func adopt(_ socket: consuming Descriptor) {
+        let size = Int(max(0, clinux_send_buffer(socket.raw, Int32(MachinePort.socketBufferInBytes))))
+        burstInBytes = max(64 << 10, min(MachinePort.burstLimitInBytes, size / 4))
+        connection = consume socket
+    }
+
+    /// Forgets what waits; gives how many records that were.
+    func removeQueued() -> Int {
+        let count = leaving.count + queue.removeAll()
+        leaving = []
+        return count
+    }
+}
+
+/// A record that waits for its receiver: copied once.
+@safe final class QueuedRecord {
+    private let space: UnsafeMutableRawBufferPointer
+
+    init(_ record: FabricService.Outgoing) {
+        unsafe space = UnsafeMutableRawBufferPointer.allocate(byteCount: record.count, alignment: 8)
+        var place = 0
+        func add(_ piece: UnsafeRawBufferPointer) {
+            unsafe UnsafeMutableRawBufferPointer(rebasing: space[place...]).copyMemory(from: piece)
+            place += piece.count
+        }
+        unsafe add(record.record)
+        unsafe add(record.second)
+        unsafe add(record.third)
+    }
+
+    deinit { unsafe space.deallocate() }
+
+    var count: Int { unsafe space.count }
+    var bytes: UnsafeRawBufferPointer { unsafe UnsafeRawBufferPointer(space) }
 }
 
 /// What an event of epoll is about.

@@ -17,6 +17,8 @@ final class NameService {
     private(set) var exchanges: [Exchange?] = []
     /// Sockets to be watched, and the ones to be no longer; for the owner of epoll.
     private(set) var servers: [IPAddress] = []
+    /// Counts the questions, for those that share an alias.
+    var turn = 0
 
     struct Exchange {
         let id: ExchangeID

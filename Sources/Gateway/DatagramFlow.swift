@@ -24,6 +24,8 @@ final class DatagramFlow {
     var isAnswered = false
     /// What the socket is set to.
     var mayFragment: Bool?
+    /// The longest packet to the machine, where it has said that the link's is too long for what lies behind.
+    var pathMTU = Int.max
     var isRemoved = false
 
     init(

@@ -30,7 +30,8 @@ extension Gateway {
         guard let view = ICMPView(bytes.slice(arrival.start, arrival.end - arrival.start)) else {
             return dropMalformed()
         }
-        // What machines say of packets that came from here is of no use to anybody outside.
+        if heeds(view, base, now) { return }
+        // What else machines say of packets that came from here is of no use to anybody outside.
         guard view.type == (arrival.packet.isIPv6 ? ICMPv6Type.echoRequest : ICMPType.echoRequest) else {
             counters.unknownProtocol += 1
             return
@@ -220,7 +221,7 @@ extension Gateway {
                 sourcePort: flow.key.outsidePort, destinationPort: flow.key.insidePort, payloadLength: bytes.count)
             unsafe sendDatagram(
                 flow.key, protocolNumber: IPProtocol.udp, from: flow.key.outside, headerLength: UDPHeader.length,
-                payload: bytes
+                payload: bytes, limit: flow.pathMTU
             ) { header.write(to: &$0, at: $1) }
         } else if let view = unsafe ICMPView(bytes.bytes) {
             unsafe sendEchoReply(

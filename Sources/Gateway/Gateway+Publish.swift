@@ -100,7 +100,7 @@ extension Gateway {
         do throws(SystemError) {
             let socket =
                 switch ports.transport {
-                case .tcp: try InternetSocket.listen(at: address, backlog: 4096)
+                case .tcp: try listeningSocket(at: address)
                 case .udp: try InternetSocket.bound(to: address)
                 }
             let port = try InternetSocket.localAddress(socket).port
@@ -129,6 +129,13 @@ extension Gateway {
             default: throw .system(error)
             }
         }
+    }
+
+    /// What it is set to, those have that it accepts.
+    private func listeningSocket(at address: SocketAddress) throws(SystemError) -> Descriptor {
+        let socket = try InternetSocket.listen(at: address, backlog: 4096)
+        InternetSocket.tune(socket, keepaliveInSeconds: configuration.keepaliveInSeconds)
+        return socket
     }
 
     // MARK: - Connections
@@ -163,14 +170,13 @@ extension Gateway {
         _ listener: Listener, _ socket: consuming Descriptor, from peer: SocketAddress, _ now: Microseconds
     ) {
         let machine = listener.machine
-        guard machine.connections < machine.settings.quotas.connections,
+        guard makeRoomForConnection(machine),
             let key = publishedKey(machine, IPProtocol.tcp, listener.machinePort, from: peer)
         else {
             counters.overQuota += 1
             InternetSocket.resetOnClose(socket)
             return
         }
-        InternetSocket.tune(socket, keepaliveInSeconds: configuration.keepaliveInSeconds)
         var header: [UInt8] = []
         if listener.tellsClientAddress, let local = try? InternetSocket.localAddress(socket) {
             header = ProxyHeader.bytes(from: peer, to: local)

@@ -162,10 +162,7 @@ extension Gateway {
     private func emit(_ flow: TCPFlow, _ now: Microseconds) {
         while true {
             guard link.hasRoom(for: flow.key.endpoint) else {
-                if !flow.isWaiting {
-                    flow.isWaiting = true
-                    flow.machine.waiting.append(flow.slot)
-                }
+                flow.machine.waiting.insert(flow.slot)
                 return
             }
             guard let segment = flow.endpoint.nextSegment(now: now) else { return }
@@ -181,10 +178,10 @@ extension Gateway {
         if state == .closed || state == .timeWait {
             // What the machine has sent goes out still; its reset, or the host's, has thrown the rest away already.
             if flow.raw >= 0 && flow.hostHasEnded && flow.hostIsFinished { flow.closeSocket() }
-            if state == .closed && flow.raw < 0 {
-                if !flow.isWaiting { return remove(flow) }
-                return
-            }
+            // Where the link is full, the reset that it may owe is not waited for: whatever the machine sends next is
+            // answered by one.
+            if state == .closed && flow.raw < 0 { return remove(flow) }
+            if state == .timeWait { rest(flow) }
         }
         schedule(flow, flow.endpoint.deadline)
     }

@@ -74,11 +74,11 @@ extension Gateway {
         counters.bytesIn += UInt64(segment.payloadCount)
     }
 
-    /// Sends a datagram or an ICMP message: `header` writes what stands before the payload.
+    /// Sends a datagram or an ICMP message: `header` writes what stands before the payload. What is longer than the
+    /// link takes, or than `limit`, goes in fragments.
     func sendDatagram(
         _ key: FlowKey, protocolNumber: UInt8, from source: IPv6Address, headerLength: Int,
-        payload: UnsafeRawBufferPointer,
-        header: (inout MutableRawSpan, Int) -> Void
+        payload: UnsafeRawBufferPointer, limit: Int = .max, header: (inout MutableRawSpan, Int) -> Void
     ) {
         guard link.hasRoom(for: key.endpoint) else {
             counters.linkFull += 1
@@ -90,7 +90,7 @@ extension Gateway {
         var packet = InsidePacket(
             endpoint: key.endpoint, length: transport - FrameLayout.packet + length, isIPv6: !isIPv4)
         guard packet.length <= 65535 else { return }
-        let mtu = link.capabilities(of: key.endpoint).mtu
+        let mtu = min(limit, link.capabilities(of: key.endpoint).mtu)
         if packet.length > mtu {
             return unsafe sendInPieces(
                 key, protocolNumber: protocolNumber, from: source, headerLength: headerLength, payload: payload,

@@ -54,7 +54,7 @@ extension Gateway {
     /// A machine calls the outside.
     private func open(_ arrival: Arrival, _ key: FlowKey, _ syn: Segment, _ now: Microseconds) {
         let machine = arrival.machine
-        guard machine.connections < machine.settings.quotas.connections else {
+        guard makeRoomForConnection(machine) else {
             counters.overQuota += 1
             return answerReset(syn, key, machine)
         }
@@ -291,6 +291,7 @@ extension Gateway {
         flow.toMachine.drop(flow.toMachine.count)
         flow.toHost.drop(flow.toHost.count)
         flow.machine.connections -= 1
+        flow.machine.waiting.remove(flow.slot)
         flows[flow.key] = nil
         release(flow.slot)
         counters.connectionsClosed += 1

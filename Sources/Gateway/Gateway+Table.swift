@@ -21,9 +21,8 @@ package struct GatewayConfiguration: Sendable {
     package var connectTimeout: Microseconds = 60_000_000
 
     package init() {
-        // Segments of this link do not outlive a stop of the machine by much, and its table is worth more than the
-        // minute that the Internet needs.
-        tcp.timeWait = 2_000_000
+        // Twice a segment's life, as Linux has it; `Quotas.resting` bounds how many wait that long.
+        tcp.timeWait = 60_000_000
         tcp.keepaliveIdle = 300_000_000
         tcp.keepaliveInterval = 30_000_000
         tcp.receiveCapacity = 1 << 20
@@ -94,7 +93,9 @@ final class Machine {
     /// one has to go.
     var oldestFirst = TokenQueue()
     /// Slots of flows that wait for room on the link.
-    var waiting: [UInt32] = []
+    var waiting: Set<UInt32> = []
+    /// Tokens of flows that have come to TIME-WAIT, the oldest first, some of them gone since.
+    var resting = TokenQueue()
 
     init(_ settings: InsideMachine) {
         self.settings = settings

@@ -111,13 +111,11 @@ package final class Gateway {
     /// There is room again on the way to a machine.
     package func resume(_ endpoint: EndpointID, now: Microseconds) {
         guard let machine = machines[endpoint], !machine.waiting.isEmpty else { return }
-        for slot in machine.waiting {
-            if case .tcp(let flow) = slots[Int(slot)], flow.isWaiting {
-                flow.isWaiting = false
-                mark(flow)
-            }
+        let waiting = machine.waiting
+        machine.waiting = []
+        for slot in waiting {
+            if case .tcp(let flow) = slots[Int(slot)] { mark(flow) }
         }
-        machine.waiting.removeAll(keepingCapacity: true)
         flush(now: now)
     }
 

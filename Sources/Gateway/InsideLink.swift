@@ -63,10 +63,19 @@ package struct Quotas: Sendable {
     package var connections = 32_768
     /// Connections that the host has not answered yet; the oldest makes room for the newest.
     package var connecting = 512
+    /// Connections in TIME-WAIT; the oldest makes room for the newest, and for new connections at the quota of those.
+    package var resting = 1024
     /// UDP and echo flows; the one that has been silent the longest makes room.
     package var datagramFlows = 2048
     /// Of bytes under way; what is beyond waits with its sender.
     package var bufferInBytes = 64 << 20
 
     package init() {}
+
+    /// The same within half of the descriptors that the process may have: one machine does not take what the others
+    /// need.
+    package init(ofDescriptors limit: Int) {
+        connections = min(connections, limit / 8 * 3)
+        datagramFlows = min(datagramFlows, limit / 8)
+    }
 }

@@ -54,7 +54,8 @@ final class TCPFlow {
     var hostIsFinished = false
     var machineHasFinished = false
     var isDirty = false
-    var isWaiting = false
+    /// In TIME-WAIT, and in its machine's list of those.
+    var isResting = false
     var isRemoved = false
     /// How much is read from the host at a time.
     var readSize = 16 << 10

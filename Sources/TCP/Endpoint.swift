@@ -252,9 +252,21 @@ extension Endpoint {
         receiveCapacity = max(0, min(bytes, 65535 << Int(receiveScale)))
     }
 
-    /// A route that takes less (RFC 1191): segments become smaller from now on.
+    /// Whether a number is of something on its way: only then is what ICMP says of it believed (RFC 5927 §4).
+    package func isUnderWay(_ number: SequenceNumber) -> Bool { number >= unacknowledged && number < sendMaximum }
+
+    /// A route that takes less (RFC 1191, RFC 8201): segments become smaller, and what has not been acknowledged is
+    /// sent once more. Nothing was lost by congestion, and nothing is concluded from it.
     package mutating func limitSegmentSize(_ bytes: Int) {
-        segmentSize = min(segmentSize, max(88, bytes))
+        guard bytes < segmentSize else { return }
+        segmentSize = max(88, bytes)
+        guard isSynchronized, state != .timeWait, unacknowledged < sendMaximum else { return }
+        recovery = .loss
+        recoveryPoint = sendMaximum
+        sendNext = unacknowledged
+        duplicates = 0
+        owesFirstRetransmission = false
+        timedSequence = nil
     }
 
     /// The application will write no more; what it wrote is sent, then a FIN.

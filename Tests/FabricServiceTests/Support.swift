@@ -156,15 +156,21 @@ final class Machine {
         }
     }
 
-    /// Asks the fabric's name server; gives the message that comes back.
-    func resolve(_ name: String, type: UInt16 = DNSType.a) throws -> [UInt8] {
+    /// A question to a name server.
+    static func question(_ name: String, type: UInt16 = DNSType.a) -> [UInt8] {
         var length = 0
         let message = built(300) {
             var builder = DNSBuilder(identifier: 77, flags: 0x0100, at: 0, limit: 300)
             builder.add(DNSQuestion(name: DNSName(name) ?? DNSName(), type: type), to: &$0)
             length = builder.finish(&$0) ?? 0
         }
-        try send(datagram(to: IPv4Address(10, 99, 0, 1), Network.gatewayMAC, 5000, 53, Array(message[..<length])))
+        return Array(message[..<length])
+    }
+
+    /// Asks the fabric's name server; gives the message that comes back.
+    func resolve(_ name: String, type: UInt16 = DNSType.a) throws -> [UInt8] {
+        let question = Machine.question(name, type: type)
+        try send(datagram(to: IPv4Address(10, 99, 0, 1), Network.gatewayMAC, 5000, 53, question))
         let record = try receive()
         return Array(record.dropFirst(54))
     }

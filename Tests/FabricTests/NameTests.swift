@@ -42,12 +42,14 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
 }
 
 @Suite struct Names {
-    private func ask(_ bench: Bench, _ message: [UInt8], overTCP: Bool = false) -> (NameOutcome, [UInt8]) {
+    private func ask(
+        _ bench: Bench, _ message: [UInt8], overTCP: Bool = false, turn: Int = 0
+    ) -> (NameOutcome, [UInt8]) {
         var outcome = NameOutcome.ignored
         let bytes = built(65_535) { output in
             reading(message) {
                 outcome = NameServer.answer(
-                    $0, network: 0, table: bench.state.table, overTCP: overTCP, to: &output, at: 0)
+                    $0, network: 0, table: bench.state.table, turn: turn, overTCP: overTCP, to: &output, at: 0)
             }
         }
         guard case .answered(let length) = outcome else { return (outcome, []) }
@@ -79,6 +81,50 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
         #expect(ask(bench, query("a.red")).0 == .forward)
         #expect(ask(bench, query("8.8.8.8.in-addr.arpa", DNSType.ptr)).0 == .forward)
         #expect(ask(bench, query(".")).0 == .forward)
+    }
+
+    /// All that share an alias are told, another one first each time.
+    @Test func aSharedAlias() throws {
+        let bench = try Bench()
+        var sharers: [Endpoint] = []
+        for name in ["web1", "web2", "web3"] {
+            var request = EndpointRequest(name: name, network: "blue")
+            request.aliases = ["web"]
+            sharers.append(try bench.state.add(request))
+        }
+        for turn in 0..<6 {
+            let first = turn % 3
+            let inTurn = Array(sharers[first...] + sharers[..<first])
+            for name in ["web", "WEB.blue"] {
+                let found = read(ask(bench, query(name), turn: turn).1)
+                #expect(found?.data == inTurn.map { "\($0.v4)" }, "\(name) \(turn)")
+            }
+            #expect(
+                read(ask(bench, query("web", DNSType.aaaa), turn: turn).1)?.data == inTurn.map { "\($0.v6)" })
+        }
+        #expect(read(ask(bench, query("web1")).1)?.data == ["\(sharers[0].v4)"])
+        // The address's name is the machine's own.
+        #expect(
+            read(ask(bench, query(DNSName(reverse: .v4(sharers[1].v4)).text, DNSType.ptr)).1)?.data == ["web2.blue"])
+        // Who goes is told no more; a counter that has gone round does no harm.
+        try bench.state.remove(sharers[0].id)
+        #expect(read(ask(bench, query("web"), turn: .min).1)?.data.count == 2)
+        // More than a datagram takes are had over TCP.
+        for index in 0..<60 {
+            var request = EndpointRequest(name: "more\(index)", network: "blue")
+            request.aliases = ["web"]
+            _ = try bench.state.add(request)
+        }
+        #expect(read(ask(bench, query("web")).1)?.isTruncated == true)
+        let all = read(ask(bench, query("web"), overTCP: true).1)
+        #expect(all?.isTruncated == false && all?.data.count == 62)
+        // A machine's name is nobody's alias, and an alias nobody's name.
+        var taken = EndpointRequest(name: "other", network: "blue")
+        taken.aliases = ["b"]
+        #expect(throws: FabricError.nameTaken("b")) { try bench.state.add(taken) }
+        #expect(throws: FabricError.nameTaken("web")) {
+            try bench.state.add(EndpointRequest(name: "web", network: "blue"))
+        }
     }
 
     @Test func internalNetworksAskNobody() throws {

@@ -42,6 +42,19 @@ import Testing
         #expect(served[0] <= 45, "\(served)")
     }
 
+    @Test func eachSendersBytesAreKnown() {
+        var queue = EgressQueue<Int>(limitInBytes: 1 << 20)
+        _ = queue.push(1, bytes: 100, from: 1)
+        _ = queue.push(2, bytes: 200, from: 2)
+        _ = queue.push(3, bytes: 300, from: 2)
+        #expect(queue.bytes(from: 1) == 100 && queue.bytes(from: 2) == 500 && queue.bytes(from: 3) == 0)
+        while let item = queue.front() {
+            queue.removeFront()
+            #expect(queue.bytes(from: 1) == (item == 1 ? 0 : queue.bytes - queue.bytes(from: 2)))
+        }
+        #expect(queue.bytes(from: 2) == 0 && queue.bytes == 0)
+    }
+
     @Test func sharesAreOfBytes() {
         var queue = EgressQueue<Int>(limitInBytes: 8 << 20)
         for _ in 0..<60 { _ = queue.push(0, bytes: 64_000, from: 0) }

@@ -86,6 +86,65 @@ import Testing
         }
     }
 
+    /// As far as the gateway, a path is seen by traceroute; what lies behind it is the host's.
+    @Test func hopsAreCounted() throws {
+        let bench = try Bench()
+        let probe = Record.udp(40_000, 33_434)
+        let answer = try #require(bench.answer(bench.a.send4(probe, to: gatewayMAC, v4("192.0.2.1"), ttl: 1)))
+        reading(answer) { bytes in
+            let found = EthernetView(bytes).flatMapView { frame in
+                IPv4View(frame.payload).flatMapView { packet -> (IPv4Address, UInt8, Bool)? in
+                    ICMPView(packet.payload).flatMapView { message in
+                        let isQuoted = IPv4View(quoted: message.payload).flatMapView {
+                            $0.destination == v4("192.0.2.1") && $0.payload.u16(2) == 33_434
+                        }
+                        return (packet.source, message.type, message.checksumIsValid && isQuoted == true)
+                    }
+                }
+            }
+            #expect(found?.0 == gateway4 && found?.1 == ICMPType.timeExceeded && found?.2 == true)
+        }
+        let six = try #require(bench.answer(bench.a.send6(probe, to: gatewayMAC, v6("2001:db8::1"), hopLimit: 1)))
+        reading(six) { bytes in
+            let found = EthernetView(bytes).flatMapView { frame in
+                IPv6View(frame.payload).flatMapView { packet -> (IPv6Address, UInt8)? in
+                    ICMPView(packet.payload).flatMapView { (packet.source, $0.type) }
+                }
+            }
+            #expect(found?.0 == gateway6 && found?.1 == ICMPv6Type.timeExceeded)
+        }
+        #expect(bench.count(.timeExceeded) == 2)
+        // The gateway itself is reached by the last hop.
+        #expect(bench.answer(bench.a.send4(Record.echo(), to: gatewayMAC, gateway4, number: 1, ttl: 1)) != nil)
+        // An error about an error is never sent.
+        let error = bench.a.send4(
+            Record.echo(ICMPType.unreachable, size: 28), to: gatewayMAC, v4("192.0.2.1"), number: 1, ttl: 1)
+        #expect(bench.verdict(error) == .drop(.timeExceeded))
+    }
+
+    /// What a machine says of connections that the gateway has called it for is handed to the gateway.
+    @Test func errorsForTheGateway() throws {
+        let bench = try Bench()
+        let four = bench.a.send4(
+            Record.echo(ICMPType.unreachable, size: 28), to: gatewayMAC, gateway4, number: IPProtocol.icmp)
+        guard case .outside(let packet) = bench.verdict(four) else {
+            Issue.record("not handed on")
+            return
+        }
+        #expect(packet.isForGateway && packet.protocolNumber == IPProtocol.icmp)
+        for type in [ICMPv6Type.unreachable, ICMPv6Type.packetTooBig] {
+            let six = bench.a.send6(
+                Record.echo(type, size: 48), to: gatewayMAC, gateway6, number: IPProtocol.icmpv6)
+            guard case .outside = bench.verdict(six) else {
+                Issue.record("type \(type) is not handed on")
+                return
+            }
+        }
+        let redirect = bench.a.send4(
+            Record.echo(ICMPType.redirect, size: 28), to: gatewayMAC, gateway4, number: IPProtocol.icmp)
+        #expect(bench.verdict(redirect) == .drop(.notForUs))
+    }
+
     @Test func internalNetworksStayInside() throws {
         let bench = try Bench(isInternal: true)
         let answer = try #require(bench.answer(bench.a.send4(Record.udp(1, 2), to: gatewayMAC, v4("192.0.2.1"))))

@@ -118,20 +118,6 @@ private func address(_ text: String) -> IPv6Address {
     }
 }
 
-/// A link that keeps what it is given.
-private final class FakeLink: InsideLink {
-    var packets: [(InsidePacket, [UInt8])] = []
-    var room = Int.max
-
-    func capabilities(of endpoint: EndpointID) -> LinkCapabilities { LinkCapabilities() }
-    func hasRoom(for endpoint: EndpointID) -> Bool { packets.count < room }
-    func send(
-        _ packet: InsidePacket, head: UnsafeRawBufferPointer, payload first: UnsafeRawBufferPointer,
-        _ second: UnsafeRawBufferPointer
-    ) { packets.append((packet, Array(head) + first + second)) }
-    func flush() {}
-}
-
 @Suite struct GatewayAlone {
     private let machine = EndpointID(7)
 

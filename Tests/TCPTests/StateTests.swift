@@ -330,6 +330,28 @@ private func options(size: UInt16? = 1460, scale: UInt8? = nil, selective: Bool 
     }
 
     /// What was sent before a window shrank may be lost; and an acknowledgement from beyond the window is not seen.
+    /// RFC 1191 §6.5: what is too long for the path goes out again at once, in smaller pieces, and the window stays.
+    @Test func aPathThatTakesLess() {
+        var bench = Bench.established(options: options(size: 1460), window: 60_000)
+        bench.endpoint.write(10_000)
+        let before = bench.sent()
+        #expect(before.map(\.payloadCount) == [1460, 1460, 1460, 1460, 1460, 1460, 1240])
+        #expect(bench.endpoint.isUnderWay(before[3].sequence) && !bench.endpoint.isUnderWay(mine + 10_001))
+        // The first got through; the others did not.
+        _ = bench.take(.ack, at: theirs + 1, acknowledging: mine + 1461)
+        bench.endpoint.limitSegmentSize(1000)
+        let again = bench.sent()
+        #expect(again.first?.sequence == mine + 1461 && again.first?.payloadOffset == 0)
+        #expect(again.allSatisfy { $0.payloadCount <= 1000 })
+        #expect(again.reduce(0) { $0 + $1.payloadCount } == 10_000 - 1460)
+        // Larger again it does not become.
+        bench.endpoint.limitSegmentSize(1200)
+        #expect(bench.sent().isEmpty)
+        _ = bench.take(.ack, at: theirs + 1, acknowledging: mine + 10_001)
+        bench.endpoint.write(3000)
+        #expect(bench.sent().map(\.payloadCount) == [1000, 1000, 1000])
+    }
+
     @Test func aWindowThatShrinks() {
         var bench = Bench.established(options: options(), window: 60_000)
         bench.endpoint.write(5000)

@@ -33,7 +33,7 @@ int clinux_seccomp_allow(const int *calls, size_t count);
 /// The calls that a program of one thread, which serves sockets and writes files, may need; how many are there.
 size_t clinux_service_calls(const int **calls);
 
-/// SO_SNDBUF, as high as the user may.
+/// SO_SNDBUF, as high as the user may; gives what it has become, or -1.
 int clinux_send_buffer(int fd, int bytes);
 
 #endif

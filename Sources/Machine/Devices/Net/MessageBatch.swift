@@ -35,7 +35,9 @@ internal import Virtio
 @safe final class ReceivedMessages {
     /// How many are taken from the socket at once.
     static let capacity = 16
-    private static let slotSize = 65_568
+    private static let slotSize = 17 * 4096
+    /// Not at a page's start: see `FrameArena.slotOffset` of the fabric, where the same records are received.
+    private static let slotOffset = 1024
 
     // Touched only as far as records are long.
     private let space: MemoryMapping
@@ -65,7 +67,7 @@ internal import Virtio
         precondition(isEmpty)
         for index in 0..<Self.capacity {
             unsafe vectors[index] = unsafe iovec(
-                iov_base: space.start + index * Self.slotSize, iov_len: NetRecord.limit)
+                iov_base: space.start + index * Self.slotSize + Self.slotOffset, iov_len: NetRecord.limit)
             unsafe messages[index] = unsafe clinux_message(
                 vectors: vectors + index, vector_count: 1, length: 0, truncated: false)
         }
@@ -80,7 +82,7 @@ internal import Virtio
         precondition(!isEmpty)
         guard unsafe !messages[next].truncated else { return nil }
         return unsafe UnsafeMutableRawBufferPointer(
-            start: space.start + next * Self.slotSize, count: messages[next].length)
+            start: space.start + next * Self.slotSize + Self.slotOffset, count: messages[next].length)
     }
 
     func removeFirst() {
