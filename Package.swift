@@ -121,8 +121,9 @@ var targets: [Target] = [
         ],
         swiftSettings: house),
 
-    // What tests of every room use: random numbers with a seed, bytes as views take them.
-    .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: house),
+    // What tests of every room use: random numbers with a seed, bytes as views take them, network namespaces.
+    .target(
+        name: "TestSupport", dependencies: ["CLinux", "Platform"], path: "Tests/TestSupport", swiftSettings: house),
     // What tests of images share: images made on the spot, registries on loopback.
     .target(
         name: "OCITesting", dependencies: ["Platform", "OCI", "TestSupport", nioCore, nioHTTP1, nioPosix, nioSSL],

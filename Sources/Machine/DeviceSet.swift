@@ -20,13 +20,17 @@ struct DeviceSet: Sendable {
     /// Those that are there now.
     var virtio: [VirtioMMIODevice] { windows.compactMap(\.device) }
 
-    /// - Parameter saved: what the devices go on from; nil for fresh ones.
+    /// - Parameters:
+    ///   - saved: what the devices go on from; nil for fresh ones.
+    ///   - taps: those of interfaces that were opened before, by the names of the interfaces.
     init(
-        _ configuration: MachineConfiguration, saved: MachineState?, memory: GuestMemory, loop: DeviceLoop,
-        report: @escaping MachineEventHandler
+        _ configuration: MachineConfiguration, saved: MachineState?, taps: [String: TapDevice], memory: GuestMemory,
+        loop: DeviceLoop, report: @escaping MachineEventHandler
     ) throws(MachineError) {
         let sink = try Self.openConsole(configuration.serial)
-        let serial = try system("the serial port") { () throws(SystemError) in try Serial16550(sink: sink) }
+        let serial = try system("the serial port") { () throws(SystemError) in
+            try Serial16550(sink: sink, limit: configuration.serial.limit)
+        }
         if let saved { serial.restore(saved.serial) }
         try system("the serial port") { () throws(SystemError) in try serial.attach(to: loop) }
         let keyboard = try system("the keyboard controller") { () throws(SystemError) in try I8042(report: report) }
@@ -52,7 +56,7 @@ struct DeviceSet: Sendable {
                 device = opened
                 vsockFile = file
             } else {
-                device = try Self.open(identity, configuration, workers: workers, memory: memory)
+                device = try Self.open(identity, configuration, taps: taps, workers: workers, memory: memory)
             }
             let state = saved?.devices[index]
             if let state, !device.restore(state.state) {
@@ -75,7 +79,8 @@ struct DeviceSet: Sendable {
     }
 
     private static func open(
-        _ identity: DeviceIdentity, _ configuration: MachineConfiguration, workers: IOWorkers, memory: GuestMemory
+        _ identity: DeviceIdentity, _ configuration: MachineConfiguration, taps: [String: TapDevice],
+        workers: IOWorkers, memory: GuestMemory
     ) throws(MachineError) -> VirtioMMIODevice {
         switch identity {
         case .drive(let name):
@@ -85,10 +90,13 @@ struct DeviceSet: Sendable {
         case .interface(let name):
             if let index = configuration.networkInterfaces.firstIndex(where: { $0.identifier == name }) {
                 return try openInterface(
-                    configuration.networkInterfaces[index], "network-interfaces[\(index)]", memory: memory)
+                    configuration.networkInterfaces[index], "network-interfaces[\(index)]", tap: taps[name],
+                    memory: memory)
             }
         case .entropy:
-            return try device("entropy") { () throws(DeviceError) in try EntropyDevice(memory: memory) }
+            return try device("entropy") { () throws(DeviceError) in
+                try EntropyDevice(limit: configuration.entropyLimit, memory: memory)
+            }
         case .vsock: break
         }
         preconditionFailure("a device's identity comes from the configuration, or was compared with it")
@@ -135,7 +143,7 @@ struct DeviceSet: Sendable {
         return try device(field) { () throws(DeviceError) in
             try BlockDevice(
                 id: drive.identifier, backend: backend, cacheType: drive.cache == .writeback ? .writeback : .unsafe,
-                workers: workers, memory: memory)
+                limit: drive.limit, workers: workers, memory: memory)
         }
     }
 
@@ -182,19 +190,34 @@ struct DeviceSet: Sendable {
 
     // MARK: - Network and vsock
 
+    /// - Parameter tap: the TAP device, where it was opened before.
     static func openInterface(
-        _ interface: NetworkInterface, _ field: String, memory: GuestMemory
+        _ interface: NetworkInterface, _ field: String, tap: TapDevice?, memory: GuestMemory
     ) throws(MachineError) -> NetDevice {
-        guard case .socket(let path) = interface.peer else {
-            throw .configuration(
-                field: "\(field).host_dev_name",
-                problem: "TAP devices are not supported by this monitor; use socket_path")
-        }
+        let peer = try openPeer(interface.peer, field, tap)
         let bytes = (interface.guestMAC ?? .random()).bytes
         let address = InlineArray<6, UInt8> { bytes[$0] }
         return try device(field) { () throws(DeviceError) in
             try NetDevice(
-                peer: .path(path), address: MACAddress(address), mtu: interface.mtu ?? 1500, memory: memory)
+                peer: peer, address: MACAddress(address), mtu: interface.mtu ?? 1500,
+                receiveLimit: interface.receiveLimit, transmitLimit: interface.transmitLimit, memory: memory)
+        }
+    }
+
+    private static func openPeer(
+        _ peer: NetworkInterface.Peer, _ field: String, _ tap: TapDevice?
+    ) throws(MachineError) -> NetPeer {
+        do throws(TapError) {
+            switch peer {
+            case .socket(let path): return .path(path)
+            case .tap(let name):
+                if let tap { return .tap(tap) }
+                return .tap(try TapDevice(name))
+            case .descriptor(let number): return try NetPeer(descriptor: number)
+            }
+        } catch {
+            let name = if case .descriptor = peer { "host_dev_fd" } else { "host_dev_name" }
+            throw .configuration(field: "\(field).\(name)", problem: "\(error)")
         }
     }
 

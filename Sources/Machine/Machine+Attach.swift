@@ -2,7 +2,7 @@
 
 internal import KVM
 package import MachineAPI
-internal import Platform
+package import Platform
 internal import Synchronization
 internal import Virtio
 
@@ -30,9 +30,10 @@ extension Machine {
     }
 
     /// Gives the guest one more network interface.
+    /// - Parameter tap: its TAP device, where it was opened before.
     /// - Returns: the slot that it is in.
     @discardableResult
-    package func attach(_ interface: NetworkInterface) throws(MachineError) -> Int {
+    package func attach(_ interface: NetworkInterface, tap: TapDevice? = nil) throws(MachineError) -> Int {
         try life.withLock { life throws(MachineError) in
             var interface = interface
             interface.guestMAC = interface.guestMAC ?? .random()
@@ -40,7 +41,7 @@ extension Machine {
                 life, for: "network interface", interface.identifier,
                 among: configuration.networkInterfaces.map(\.identifier))
             let device = try DeviceSet.openInterface(
-                interface, "network-interfaces[\(interface.identifier)]", memory: memory)
+                interface, "network-interfaces[\(interface.identifier)]", tap: tap, memory: memory)
             try fill(slot, device, .interface(interface.identifier), life)
             description.withLock { configuration in
                 configuration.networkInterfaces.append(interface)

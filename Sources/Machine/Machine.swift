@@ -47,7 +47,10 @@ package final class Machine: @unchecked Sendable {
     private let endRequested = Atomic(false)
 
     /// Makes the machine, loads its kernel and opens its devices; nothing runs yet.
-    package convenience init(_ configuration: MachineConfiguration, observer: MachineObserver) throws(MachineError) {
+    /// - Parameter taps: TAP devices that were opened before, by the names of their interfaces.
+    package convenience init(
+        _ configuration: MachineConfiguration, taps: [String: TapDevice] = [:], observer: MachineObserver
+    ) throws(MachineError) {
         let settings = configuration.machine
         try HostMemory.check(sizeInBytes: settings.memoryInMiB << 20)
         var configuration = configuration
@@ -57,7 +60,7 @@ package final class Machine: @unchecked Sendable {
         }
         try self.init(
             configuration, observer: observer, host: HostVM(settings), memory: HostMemory.allocate(settings),
-            base: nil, origin: .kernel)
+            base: nil, taps: taps, origin: .kernel)
     }
 
     /// What a machine begins with.
@@ -71,7 +74,7 @@ package final class Machine: @unchecked Sendable {
     /// - Parameter base: the file that the memory is a private mapping of.
     init(
         _ configuration: MachineConfiguration, observer: MachineObserver, host: consuming HostVM, memory: GuestMemory,
-        base: MemoryBase?, origin: Origin
+        base: MemoryBase?, taps: [String: TapDevice] = [:], origin: Origin
     ) throws(MachineError) {
         description = Mutex(configuration)
         self.observer = observer
@@ -90,7 +93,7 @@ package final class Machine: @unchecked Sendable {
         ended = try system("the end of the machine") { () throws(SystemError) in try EventCounter() }
         let relay = EventRelay()
         let saved: MachineState? = if case .saved(let state, _) = origin { state } else { nil }
-        devices = try DeviceSet(configuration, saved: saved, memory: memory, loop: loop) { event in
+        devices = try DeviceSet(configuration, saved: saved, taps: taps, memory: memory, loop: loop) { event in
             relay.machine?.guestEvent(event)
         }
         self.loop = loop

@@ -29,30 +29,33 @@ package struct MachineFigures {
         let ports = machine.devices.ports
         values["uart", "read_count"] = ports.serial.reads.load(ordering: .relaxed)
         values["uart", "write_count"] = ports.serial.writes.load(ordering: .relaxed)
+        values["uart", "rate_limiter_dropped_bytes"] = ports.serial.limitedByteCount
         values["i8042", "read_count"] = ports.keyboard.reads.load(ordering: .relaxed)
         values["i8042", "write_count"] = ports.keyboard.writes.load(ordering: .relaxed)
         var counted = machine.deviceCounters()
         var nextInterface = interfaces.makeIterator()
         while let device = counted.popFirst() {
             switch device {
-            case .block(let name, let counters): values.add(counters, "block_\(name)")
-            case .net(let counters):
-                if let name = nextInterface.next() { values.add(counters, "net_\(name)") }
+            case .block(let name, let counters, let throttle): values.add(counters, throttle, "block_\(name)")
+            case .net(let counters, let receive, let transmit):
+                if let name = nextInterface.next() { values.add(counters, receive, transmit, "net_\(name)") }
             case .vsock(let counters):
                 values["vsock", "tx_packets_count"] = counters.packetsFromGuest
                 values["vsock", "tx_bytes_count"] = counters.bytesFromGuest
                 values["vsock", "rx_packets_count"] = counters.packetsToGuest
                 values["vsock", "rx_bytes_count"] = counters.bytesToGuest
-            case .entropy(let counters):
+            case .entropy(let counters, let throttle):
                 values["entropy", "entropy_event_count"] = counters.requests
                 values["entropy", "entropy_bytes"] = counters.bytes
+                values["entropy", "entropy_rate_limiter_throttled"] = throttle.holds
+                values["entropy", "rate_limiter_event_count"] = throttle.releases
             }
         }
     }
 }
 
 extension MetricsValues {
-    fileprivate mutating func add(_ counters: BlockCounters, _ group: String) {
+    fileprivate mutating func add(_ counters: BlockCounters, _ throttle: ThrottleCounters, _ group: String) {
         self[group, "queue_event_count"] = counters.notifications
         self[group, "read_count"] = counters.reads
         self[group, "read_bytes"] = counters.readBytes
@@ -62,9 +65,13 @@ extension MetricsValues {
         self[group, "execute_fails"] = counters.failures
         self[group, "invalid_reqs_count"] = counters.invalidRequests
         self[group, "update_count"] = counters.replacements
+        self[group, "rate_limiter_throttled_events"] = throttle.holds
+        self[group, "rate_limiter_event_count"] = throttle.releases
     }
 
-    fileprivate mutating func add(_ counters: NetCounters, _ group: String) {
+    fileprivate mutating func add(
+        _ counters: NetCounters, _ receive: ThrottleCounters, _ transmit: ThrottleCounters, _ group: String
+    ) {
         self[group, "rx_count"] = counters.toGuest
         self[group, "rx_packets_count"] = counters.toGuest
         self[group, "rx_bytes_count"] = counters.bytesToGuest
@@ -73,22 +80,38 @@ extension MetricsValues {
         self[group, "tx_packets_count"] = counters.fromGuest
         self[group, "tx_bytes_count"] = counters.bytesFromGuest
         self[group, "tx_fails"] = counters.droppedFromGuest
+        self[group, "rx_queue_event_count"] = counters.receiveNotifications
+        self[group, "tx_queue_event_count"] = counters.transmitNotifications
+        self[group, "rx_tap_event_count"] = counters.linkEvents
+        self[group, "tap_read_fails"] = counters.readFailures
+        self[group, "tap_write_fails"] = counters.writeFailures
+        self[group, "no_rx_avail_buffer"] = counters.waitsForBuffers
+        self[group, "rx_rate_limiter_throttled"] = receive.holds
+        self[group, "rx_event_rate_limiter_count"] = receive.releases
+        self[group, "tx_rate_limiter_throttled"] = transmit.holds
+        self[group, "tx_rate_limiter_event_count"] = transmit.releases
     }
 }
 
 /// What one device has counted.
 enum CountedDevice: Sendable {
-    case block(String, BlockCounters)
-    case net(NetCounters)
+    case block(String, BlockCounters, ThrottleCounters)
+    /// The throttles of what goes to the guest, and of what comes from it.
+    case net(NetCounters, ThrottleCounters, ThrottleCounters)
     case vsock(VsockCounters)
-    case entropy(EntropyCounters)
+    case entropy(EntropyCounters, ThrottleCounters)
 
     init?(_ device: VirtioMMIODevice) {
         switch device {
-        case let block as BlockDevice: self = .block(block.name, block.counters)
-        case let net as NetDevice: self = .net(net.counters)
+        case let block as BlockDevice:
+            self = .block(block.name, block.counters, ThrottleCounters(block.throttles[0]))
+        case let net as NetDevice:
+            self = .net(
+                net.counters, ThrottleCounters(net.throttles[NetDevice.Queue.receive]),
+                ThrottleCounters(net.throttles[NetDevice.Queue.transmit]))
         case let vsock as VsockDevice: self = .vsock(vsock.counters)
-        case let entropy as EntropyDevice: self = .entropy(entropy.counters)
+        case let entropy as EntropyDevice:
+            self = .entropy(entropy.counters, ThrottleCounters(entropy.throttles[0]))
         default: return nil
         }
     }

@@ -72,13 +72,13 @@ extension MachineConfiguration {
         if let field = try view.optional("vsock") { vsock = try Vsock(reading: field) }
         if let field = try view.optional("entropy") {
             try field.requireMembers(among: ["rate_limiter"])
-            try field.refuseRateLimiter()
             hasEntropyDevice = true
+            entropyLimit = try RateLimit.read(field.optional("rate_limiter"))
         }
         if let field = try view.optional("serial") {
             try field.requireMembers(among: ["serial_out_path", "rate_limiter"])
-            try field.refuseRateLimiter()
             serial.outputPath = try field.optional("serial_out_path")?.path()
+            serial.limit = try RateLimit.Bucket.read(field.optional("rate_limiter"))
         }
         if let field = try view.optional("logger") { logger = try Logger(reading: field) }
         if let field = try view.optional("spare-slots") {
@@ -171,8 +171,8 @@ extension Drive {
             "drive_id", "path_on_host", "extents", "is_root_device", "is_read_only", "partuuid", "cache_type",
             "io_engine", "rate_limiter",
         ])
-        try view.refuseRateLimiter()
         let identifier = try view.required("drive_id").identifier()
+        limit = try RateLimit.read(view.optional("rate_limiter"))
         isRootDevice = try view.optional("is_root_device")?.bool() ?? false
         switch (try view.optional("path_on_host"), try view.optional("extents")) {
         case (let field?, nil):
@@ -220,20 +220,33 @@ extension Drive {
 extension NetworkInterface {
     init(reading view: JSONView) throws(JSONMismatch) {
         try view.requireMembers(among: [
-            "iface_id", "host_dev_name", "socket_path", "guest_mac", "mtu", "rx_rate_limiter", "tx_rate_limiter",
+            "iface_id", "host_dev_name", "socket_path", "host_dev_fd", "guest_mac", "mtu", "rx_rate_limiter",
+            "tx_rate_limiter",
         ])
-        try view.refuseRateLimiter(["rx_rate_limiter", "tx_rate_limiter"])
         identifier = try view.required("iface_id").identifier()
-        switch (try view.optional("host_dev_name"), try view.optional("socket_path")) {
-        case (let field?, nil):
-            let name = try field.string()
-            guard !name.isEmpty, name.utf8.count < 16, !name.utf8.contains(0x2f) else {
+        receiveLimit = try RateLimit.read(view.optional("rx_rate_limiter"))
+        transmitLimit = try RateLimit.read(view.optional("tx_rate_limiter"))
+        let fields = ["host_dev_name", "socket_path", "host_dev_fd"]
+        var given: [(name: String, view: JSONView)] = []
+        for name in fields {
+            if let field = try view.optional(name) { given.append((name, field)) }
+        }
+        guard let (name, field) = given.first else {
+            throw view.mismatch(
+                "host_dev_name is missing (or socket_path, for a unix socket, or host_dev_fd, for a descriptor)")
+        }
+        guard given.count == 1 else {
+            throw given[1].view.mismatch("an interface has one of \(fields.joined(separator: ", "))")
+        }
+        switch name {
+        case "socket_path": peer = .socket(try field.path())
+        case "host_dev_fd": peer = .descriptor(Int32(try field.unsigned(in: 0...UInt64(Int32.max))))
+        default:
+            let device = try field.string()
+            guard !device.isEmpty, device.utf8.count < 16, !device.utf8.contains(0x2f) else {
                 throw field.mismatch("a network device's name has 1 to 15 bytes without a slash")
             }
-            peer = .tap(name)
-        case (nil, let field?): peer = .socket(try field.path())
-        case (nil, nil): throw view.mismatch("host_dev_name is missing (or socket_path, for a unix socket)")
-        case (_, let field?): throw field.mismatch("an interface has either host_dev_name or socket_path, not both")
+            peer = .tap(device)
         }
         guestMAC = nil
         if let field = try view.optional("guest_mac") {
@@ -309,13 +322,5 @@ extension JSONView {
             throw mismatch("a name of 1 to 64 letters, digits and _ is wanted here")
         }
         return text
-    }
-
-    fileprivate func refuseRateLimiter(_ names: [String] = ["rate_limiter"]) throws(JSONMismatch) {
-        for name in names {
-            if let field = try optional(name) {
-                throw field.mismatch("rate limiters are not supported by this monitor; leave it out")
-            }
-        }
     }
 }

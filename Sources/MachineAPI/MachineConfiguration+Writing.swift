@@ -26,8 +26,12 @@ extension MachineConfiguration {
                 ("guest_cid", .number(vsock.guestCID)), ("uds_path", .string(vsock.socketPath)),
             ])
         }
-        if hasEntropyDevice { result["entropy"] = object([]) }
-        if let path = serial.outputPath { result["serial"] = object([("serial_out_path", .string(path))]) }
+        if hasEntropyDevice { result["entropy"] = object([("rate_limiter", entropyLimit?.json)]) }
+        if serial != Serial() {
+            result["serial"] = object([
+                ("serial_out_path", serial.outputPath.map(JSON.string)), ("rate_limiter", serial.limit?.json),
+            ])
+        }
         if logger != Logger() {
             result["logger"] = object([
                 ("log_path", logger.path.map(JSON.string)), ("level", (logger.level?.rawValue).map(JSON.string)),
@@ -47,9 +51,12 @@ extension NetworkInterface {
         switch peer {
         case .tap(let name): members.append(("host_dev_name", .string(name)))
         case .socket(let path): members.append(("socket_path", .string(path)))
+        case .descriptor(let number): members.append(("host_dev_fd", .number(number)))
         }
         members.append(("guest_mac", (guestMAC?.description).map(JSON.string)))
         members.append(("mtu", mtu.map(JSON.number)))
+        members.append(("rx_rate_limiter", receiveLimit?.json))
+        members.append(("tx_rate_limiter", transmitLimit?.json))
         return object(members)
     }
 }
@@ -76,6 +83,7 @@ extension Drive {
         members.append(("partuuid", partitionIdentifier.map(JSON.string)))
         members.append(("cache_type", .string(cache.rawValue)))
         if engine != .sync { members.append(("io_engine", .string(engine.rawValue))) }
+        members.append(("rate_limiter", limit?.json))
         return object(members)
     }
 }

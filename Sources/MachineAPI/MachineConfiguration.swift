@@ -9,6 +9,7 @@ package struct MachineConfiguration: Equatable, Sendable {
     package var networkInterfaces: [NetworkInterface] = []
     package var vsock: Vsock?
     package var hasEntropyDevice = false
+    package var entropyLimit: RateLimit?
     package var serial = Serial()
     package var logger = Logger()
     /// How many virtio windows are kept empty for devices that come while the machine runs.
@@ -18,6 +19,24 @@ package struct MachineConfiguration: Equatable, Sendable {
     package static let spareSlotLimit = 19
 
     package init(bootSource: BootSource) { self.bootSource = bootSource }
+
+    /// Notes that another file is behind a drive, or another limit on it.
+    package mutating func updateDrive(_ identifier: String, path: String?, limit: RateLimitUpdate?) {
+        for index in drives.indices where drives[index].identifier == identifier {
+            if let path { drives[index].content = .path(path) }
+            drives[index].limit = drives[index].limit.updated(by: limit)
+        }
+    }
+
+    /// Notes that other limits are on an interface.
+    package mutating func updateInterface(
+        _ identifier: String, receive: RateLimitUpdate?, transmit: RateLimitUpdate?
+    ) {
+        for index in networkInterfaces.indices where networkInterfaces[index].identifier == identifier {
+            networkInterfaces[index].receiveLimit = networkInterfaces[index].receiveLimit.updated(by: receive)
+            networkInterfaces[index].transmitLimit = networkInterfaces[index].transmitLimit.updated(by: transmit)
+        }
+    }
 }
 
 package struct BootSource: Equatable, Sendable {
@@ -105,6 +124,7 @@ package struct Drive: Equatable, Sendable {
     package var partitionIdentifier: String?
     package var cache = Cache.unsafe
     package var engine = Engine.sync
+    package var limit: RateLimit?
 
     package init(identifier: String, content: Content, isReadOnly: Bool = false) {
         self.identifier = identifier
@@ -119,6 +139,8 @@ package struct NetworkInterface: Equatable, Sendable {
         case tap(String)
         /// A unix socket that frames go over.
         case socket(String)
+        /// A queue of a TAP device, or one end of a pair of sockets, that was handed over with this number.
+        case descriptor(Int32)
     }
 
     package var identifier: String
@@ -126,6 +148,10 @@ package struct NetworkInterface: Equatable, Sendable {
     package var guestMAC: MACAddress?
     /// In bytes.
     package var mtu: UInt16?
+    /// Of what goes to the guest.
+    package var receiveLimit: RateLimit?
+    /// Of what comes from the guest.
+    package var transmitLimit: RateLimit?
 
     package init(identifier: String, peer: Peer, guestMAC: MACAddress? = nil, mtu: UInt16? = nil) {
         self.identifier = identifier
@@ -182,6 +208,8 @@ package struct Vsock: Equatable, Sendable {
 package struct Serial: Equatable, Sendable {
     /// Where the console's output goes; nil for the monitor's standard output.
     package var outputPath: String?
+    /// Of the bytes that the guest writes; what is too much is dropped.
+    package var limit: RateLimit.Bucket?
 
     package init(outputPath: String? = nil) { self.outputPath = outputPath }
 }

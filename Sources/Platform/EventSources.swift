@@ -38,10 +38,18 @@ package struct Timer: ~Copyable, Sendable {
 
     /// Fires once after the given time; 0 fires at once; nil disarms.
     package borrowing func arm(afterMilliseconds milliseconds: UInt64?) throws(SystemError) {
+        let nanoseconds = milliseconds?.multipliedReportingOverflow(by: 1_000_000)
+        try arm(afterNanoseconds: nanoseconds.map { $0.overflow ? .max : $0.partialValue })
+    }
+
+    /// The same, to the nanosecond. What is beyond 290 years is cut to that.
+    package borrowing func arm(afterNanoseconds nanoseconds: UInt64?) throws(SystemError) {
         var setting = itimerspec()
-        if let milliseconds {
-            setting.it_value.tv_sec = Int(milliseconds / 1000)
-            setting.it_value.tv_nsec = milliseconds == 0 ? 1 : Int(milliseconds % 1000) * 1_000_000
+        if let nanoseconds {
+            // A setting of 0 would disarm.
+            let time = min(max(1, nanoseconds), UInt64(Int64.max))
+            setting.it_value.tv_sec = Int(time / 1_000_000_000)
+            setting.it_value.tv_nsec = Int(time % 1_000_000_000)
         }
         guard unsafe timerfd_settime(descriptor.raw, 0, &setting, nil) == 0 else {
             throw SystemError("timerfd_settime")

@@ -47,18 +47,6 @@ enum Checks {
         }
     }
 
-    static func open(_ interface: NetworkInterface) throws(EffectFailure) {
-        switch interface.peer {
-        case .socket: break
-        case .tap(let name):
-            guard !name.isEmpty, name.utf8.count < 16 else {
-                throw EffectFailure("Open tap device failed: Invalid interface name")
-            }
-            throw EffectFailure(
-                "Open tap device failed: TAP devices are not supported by this monitor yet; use socket_path")
-        }
-    }
-
     static func bind(_ vsock: Vsock) throws(EffectFailure) {
         let path = vsock.socketPath
         do throws(SystemError) {

@@ -11,7 +11,7 @@ internal import Wire
 
 /// Does what the API's rules want done, and holds the machine.
 ///
-/// `@unchecked Sendable`: `state` and `counters` are the API thread's; the rest is locked or constant.
+/// `@unchecked Sendable`: `state`, `counters` and `taps` are the API thread's; the rest is locked or constant.
 final class Conductor: @unchecked Sendable {
     let log: MessageLog
     let status: StatusReport
@@ -24,6 +24,7 @@ final class Conductor: @unchecked Sendable {
     private let current = Mutex<Machine?>(nil)
     private var state: APIState
     private var counters = APICounters()
+    private var taps = HeldTaps()
 
     init(_ arguments: Arguments, log: MessageLog, status: StatusReport, metrics: MetricsWriter) throws(SystemError) {
         self.log = log
@@ -97,7 +98,9 @@ final class Conductor: @unchecked Sendable {
     /// Makes a machine and starts it.
     /// - Parameter start: when it was asked for, on the monotonic clock.
     func startMachine(_ configuration: MachineConfiguration, since start: UInt64) throws(MachineError) {
-        let machine = try Machine(configuration, observer: observer(since: start))
+        let machine = try Machine(configuration, taps: taps.byInterface, observer: observer(since: start))
+        // They are the machine's now, and go with it.
+        taps = HeldTaps()
         try take(machine, paused: false)
     }
 
@@ -177,7 +180,7 @@ final class Conductor: @unchecked Sendable {
             switch effect {
             case .checkBootSource(let source): try Checks.open(source)
             case .checkDrive(let drive): try Checks.open(drive)
-            case .checkInterface(let interface): try Checks.open(interface)
+            case .checkInterface(let interface): try taps.hold(interface)
             case .checkVsock(let vsock): try Checks.bind(vsock)
             case .openLog(let logger):
                 try Checks.attempt { () throws(SystemError) in try log.configure(logger) }
@@ -196,15 +199,26 @@ final class Conductor: @unchecked Sendable {
             case .resume: try onMachine { machine throws(MachineError) in try machine.resume() }
             case .sendCtrlAltDel:
                 try onMachine { machine throws(MachineError) in try machine.sendCtrlAltDel() }
-            case .replaceDrive(let id, let path):
-                try Checks.openForReplacement(path, of: machine?.configuration.drives.first { $0.identifier == id })
-                try onMachine { machine throws(MachineError) in try machine.replaceFile(ofDrive: id, path: path) }
+            case .updateDrive(let id, let path, let limit):
+                if let path {
+                    let drive = machine?.configuration.drives.first { $0.identifier == id }
+                    try Checks.openForReplacement(path, of: drive)
+                }
+                try onMachine { machine throws(MachineError) in
+                    try machine.updateDrive(id, path: path, limit: limit)
+                }
+            case .updateInterface(let id, let receive, let transmit):
+                try onMachine { machine throws(MachineError) in
+                    try machine.updateInterface(id, receive: receive, transmit: transmit)
+                }
             case .attachDrive(let drive):
                 try Checks.open(drive)
                 try onMachine { machine throws(MachineError) in _ = try machine.attach(drive) }
             case .attachInterface(let interface):
-                try Checks.open(interface)
-                try onMachine { machine throws(MachineError) in _ = try machine.attach(interface) }
+                var opened = HeldTaps()
+                try opened.hold(interface)
+                let tap = opened.byInterface[interface.identifier]
+                try onMachine { machine throws(MachineError) in _ = try machine.attach(interface, tap: tap) }
             case .introspect: return .answer(introspection().encoded())
             }
             return .done

@@ -23,8 +23,12 @@ import Wire
         (.put, "/actions", #"{"action_type":"SendCtrlAltDel"}"#, .sendCtrlAltDel),
         (.put, "/actions", #"{"action_type":"FlushMetrics"}"#, .flushMetrics),
         (.patch, "/vm", #"{"state":"Paused"}"#, .pause), (.patch, "/vm", #"{"state":"Resumed"}"#, .resume),
-        (.put, "/entropy", "{}", .setEntropy),
-        (.put, "/entropy", #"{"rate_limiter":{"ops":{"size":0,"refill_time":5}}}"#, .setEntropy),
+        (.put, "/entropy", "{}", .setEntropy(nil)),
+        (.put, "/entropy", #"{"rate_limiter":{"ops":{"size":0,"refill_time":5}}}"#, .setEntropy(nil)),
+        (
+            .put, "/entropy", #"{"rate_limiter":{"ops":{"size":4,"refill_time":5}}}"#,
+            .setEntropy(RateLimit(operations: .init(size: 4, refillTime: 5)))
+        ),
         (
             .put, "/boot-source", #"{"kernel_image_path":"k","boot_args":""}"#,
             .setBootSource(BootSource(kernelImagePath: "k", arguments: ""))
@@ -34,9 +38,28 @@ import Wire
         ),
         (.put, "/serial", #"{"serial_out_path":"o"}"#, .setSerial(Serial(outputPath: "o"))),
         (
-            .patch, "/drives/a_1", #"{"drive_id":"a_1","path_on_host":"p"}"#, .updateDrive(id: "a_1", path: "p")
+            .patch, "/drives/a_1", #"{"drive_id":"a_1","path_on_host":"p"}"#,
+            .updateDrive(id: "a_1", path: "p", limit: nil)
         ),
-        (.patch, "/network-interfaces/1", #"{"iface_id":"1"}"#, .updateInterface(id: "1")),
+        (
+            .patch, "/drives/a", #"{"drive_id":"a","rate_limiter":{"ops":{"size":1,"refill_time":2}}}"#,
+            .updateDrive(id: "a", path: nil, limit: RateLimit(operations: .init(size: 1, refillTime: 2)))
+        ),
+        (
+            .patch, "/network-interfaces/1", #"{"iface_id":"1"}"#,
+            .updateInterface(id: "1", receive: nil, transmit: nil)
+        ),
+        (
+            .patch, "/network-interfaces/1",
+            #"{"iface_id":"1","tx_rate_limiter":{"bandwidth":{"size":1,"refill_time":2,"one_time_burst":3}}}"#,
+            .updateInterface(
+                id: "1", receive: nil,
+                transmit: RateLimit(bandwidth: .init(size: 1, refillTime: 2, oneTimeBurst: 3)))
+        ),
+        (
+            .put, "/network-interfaces/e", #"{"iface_id":"e","host_dev_fd":5}"#,
+            .setInterface(NetworkInterface(identifier: "e", peer: .descriptor(5)))
+        ),
         (.delete, "/drives/a", nil, .remove(id: "a")),
         (
             .put, "/snapshot/create", #"{"snapshot_path":"s","mem_file_path":"m","snapshot_type":"Diff"}"#,
@@ -134,8 +157,9 @@ import Wire
             "An error occurred when deserializing the json body of a request: missing field `host_dev_name`."
         ),
         (
-            .patch, "/drives/a", #"{"drive_id":"a","rate_limiter":{"ops":{"size":1,"refill_time":1}}}"#,
-            "The requested operation is not supported: this monitor has no rate limiters yet."
+            .put, "/network-interfaces/a", #"{"iface_id":"a","host_dev_name":"t","host_dev_fd":5}"#,
+            "An error occurred when deserializing the json body of a request: too many fields: either "
+                + "`host_dev_name`, `socket_path` or `host_dev_fd` is required."
         ),
     ]
 

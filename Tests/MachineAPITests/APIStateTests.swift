@@ -91,13 +91,14 @@ extension HTTPResponse {
     }
 
     static let onlyBefore: [APIRequest] = [
-        .setMachine(MachineUpdate()), .setBootSource(BootSource(kernelImagePath: "k")), .setEntropy, .start,
+        .setMachine(MachineUpdate()), .setBootSource(BootSource(kernelImagePath: "k")), .setEntropy(nil), .start,
         .setVsock(Vsock(guestCID: 3, socketPath: "v")), .setSerial(Serial()), .setLogger(Logger()),
         .setMetrics(MetricsSettings(path: "m")), .setSpareSlots(1),
         .loadSnapshot(SnapshotLoading(statePath: "s", memory: .file("m"))),
     ]
     static let onlyAfter: [APIRequest] = [
-        .pause, .resume, .flushMetrics, .sendCtrlAltDel, .updateDrive(id: "d", path: nil), .updateInterface(id: "e"),
+        .pause, .resume, .flushMetrics, .sendCtrlAltDel, .updateDrive(id: "d", path: nil, limit: nil),
+        .updateInterface(id: "e", receive: nil, transmit: RateLimit()),
         .remove(id: "d"), .createSnapshot(SnapshotCreation(statePath: "s", memoryPath: "m")),
     ]
 
@@ -193,6 +194,15 @@ extension HTTPResponse {
                 == "Network config error: The MAC address is already in use: 06:00:00:00:00:01")
         _ = try player.send(.put, "/network-interfaces/1", #"{"iface_id":"1""# + body)
         #expect(player.state.configuration.networkInterfaces.count == 1)
+        // One TAP device, two interfaces.
+        let tap = #","host_dev_name":"tap0"}"#
+        #expect(try player.send(.put, "/network-interfaces/3", #"{"iface_id":"3""# + tap).status == .noContent)
+        #expect(try player.send(.put, "/network-interfaces/3", #"{"iface_id":"3""# + tap).status == .noContent)
+        #expect(
+            try player.send(.put, "/network-interfaces/4", #"{"iface_id":"4""# + tap).fault
+                == "Network config error: Could not create the network device: Open tap device failed: Error while "
+                + "creating ifreq structure: Device or resource busy (os error 16). Invalid TUN/TAP Backend provided by "
+                + "tap0. Check our documentation on setting up the network devices.")
     }
 
     @Test func failuresChangeNothing() throws {
@@ -225,8 +235,21 @@ extension HTTPResponse {
             try player.send(.patch, "/drives/x", #"{"drive_id":"x","path_on_host":"/p"}"#).fault?
                 .contains("Device not found") == true)
         _ = try player.send(.patch, "/drives/d", #"{"drive_id":"d","path_on_host":"/p"}"#)
-        #expect(player.effects == [.replaceDrive(id: "d", path: "/p")])
+        #expect(player.effects == [.updateDrive(id: "d", path: "/p", limit: nil)])
         #expect(player.state.configuration.drives[0].content == .path("/p"))
+        // Limits change bucket by bucket; one of no size goes.
+        let limits: [(String, UInt64?, UInt64?)] = [
+            (#"{"bandwidth":{"size":5,"refill_time":6},"ops":{"size":7,"refill_time":8}}"#, 5, 7),
+            (#"{"ops":{"size":9,"refill_time":8,"one_time_burst":0}}"#, 5, 9), ("{}", 5, 9),
+            (#"{"bandwidth":{"size":0,"refill_time":0}}"#, nil, 9), (#"{"ops":{"size":9,"refill_time":0}}"#, nil, nil),
+        ]
+        for (limit, bytes, operations) in limits {
+            let body = #"{"drive_id":"d","rate_limiter":\#(limit)}"#
+            #expect(try player.send(.patch, "/drives/d", body).status == .noContent)
+            let now = player.state.configuration.drives[0].limit
+            #expect(now?.bandwidth?.size == bytes && now?.operations?.size == operations)
+            #expect((now == nil) == (bytes == nil && operations == nil))
+        }
         // One slot is spare.
         let more = #","is_root_device":false,"path_on_host":"/q"}"#
         #expect(try player.send(.put, "/drives/d", #"{"drive_id":"d""# + more).fault == "Device ID in use")
@@ -286,7 +309,8 @@ extension HTTPResponse {
             .describeInstance, .version, .describeConfiguration, .describeMachine,
             .setDrive(Drive(identifier: "d", content: .path("/d"))),
             .setDrive(Drive(identifier: "e", content: .path("/e"))),
-            .setInterface(NetworkInterface(identifier: "e", peer: .socket("s"))), .updateDrive(id: "e", path: "/f"),
+            .setInterface(NetworkInterface(identifier: "e", peer: .socket("s"))),
+            .updateDrive(id: "e", path: "/f", limit: RateLimit(operations: .init(size: 1, refillTime: 1))),
         ]
         let all = Self.onlyBefore + Self.onlyAfter + others
         for _ in 0..<400 {

@@ -11,12 +11,18 @@ import Wire
          "machine-config": {"vcpu_count": 4, "mem_size_mib": 6144, "smt": true, "track_dirty_pages": true,
                             "huge_pages": "None", "acpi": false},
          "drives": [{"drive_id": "root", "path_on_host": "/d", "is_root_device": true, "is_read_only": true,
-                     "cache_type": "Writeback", "io_engine": "Async", "partuuid": "0eaa91a0-01"},
+                     "cache_type": "Writeback", "io_engine": "Async", "partuuid": "0eaa91a0-01",
+                     "rate_limiter": {"ops": {"size": 10, "refill_time": 11}, "bandwidth": {"size": 0, "refill_time": 1}}},
                     {"drive_id": "layers", "extents": [{"path": "/a"}, {"path": "/b", "offset": 4096, "length": 10}]}],
          "network-interfaces": [{"iface_id": "eth0", "socket_path": "/s", "guest_mac": "06:00:ac:10:00:02",
                                  "mtu": 9000},
-                                {"iface_id": "eth1", "host_dev_name": "tap0"}],
-         "vsock": {"guest_cid": 3, "uds_path": "/v"}, "entropy": {}, "serial": {"serial_out_path": "/o"},
+                                {"iface_id": "eth1", "host_dev_name": "tap0",
+                                 "rx_rate_limiter": {"bandwidth": {"size": 1, "refill_time": 2, "one_time_burst": 3}},
+                                 "tx_rate_limiter": {"ops": {"size": 4, "refill_time": 5}, "bandwidth": null}},
+                                {"iface_id": "eth2", "host_dev_fd": 7}],
+         "vsock": {"guest_cid": 3, "uds_path": "/v"},
+         "entropy": {"rate_limiter": {"bandwidth": {"size": 6, "refill_time": 7}}},
+         "serial": {"serial_out_path": "/o", "rate_limiter": {"size": 8, "refill_time": 9}},
          "logger": {"log_path": "/l", "level": "debug"}}
         """
 
@@ -38,6 +44,15 @@ import Wire
         #expect(configuration.networkInterfaces[0].peer == .socket("/s"))
         #expect(configuration.networkInterfaces[0].guestMAC?.description == "06:00:ac:10:00:02")
         #expect(configuration.networkInterfaces[1].peer == .tap("tap0"))
+        #expect(configuration.networkInterfaces[2].peer == .descriptor(7))
+        #expect(
+            configuration.networkInterfaces[1].receiveLimit
+                == RateLimit(bandwidth: .init(size: 1, refillTime: 2, oneTimeBurst: 3)))
+        #expect(
+            configuration.networkInterfaces[1].transmitLimit == RateLimit(operations: .init(size: 4, refillTime: 5)))
+        #expect(configuration.drives[0].limit == RateLimit(operations: .init(size: 10, refillTime: 11)))
+        #expect(configuration.entropyLimit == RateLimit(bandwidth: .init(size: 6, refillTime: 7)))
+        #expect(configuration.serial.limit == .init(size: 8, refillTime: 9))
         #expect(configuration.vsock == Vsock(guestCID: 3, socketPath: "/v"))
         #expect(configuration.hasEntropyDevice)
         #expect(configuration.serial.outputPath == "/o")
@@ -91,8 +106,8 @@ import Wire
             "drives[1].drive_id", "earlier one"
         ),
         (
-            "{\(boot),\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/x\",\"rate_limiter\":{}}]}",
-            "drives[0].rate_limiter", "not supported"
+            "{\(boot),\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/x\",\"rate_limiter\":{\"ops\":{\"size\":1}}}]}",
+            "drives[0].rate_limiter.ops", "refill_time is missing"
         ),
         (
             "{\(boot),\"network-interfaces\":[{\"iface_id\":\"e\"}]}", "network-interfaces[0]",

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+package import MachineAPI
 internal import Platform
 package import Virtio
 
@@ -59,7 +60,8 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
 
     /// - Parameter id: what the guest sees as the disk's serial number; its first 20 bytes.
     package init(
-        id: String, backend: BlockBackend, cacheType: BlockCacheType = .unsafe, workers: IOWorkers, memory: GuestMemory
+        id: String, backend: BlockBackend, cacheType: BlockCacheType = .unsafe, limit: RateLimit? = nil,
+        workers: IOWorkers, memory: GuestMemory
     ) throws(DeviceError) {
         self.backend = backend
         self.workers = workers
@@ -76,7 +78,7 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
         do throws(SystemError) {
             try super.init(
                 type: VirtioDeviceType.block, features: features, queueCount: 1, maximumQueueSize: Self.queueSize,
-                configuration: Self.configuration(backend), memory: memory)
+                configuration: Self.configuration(backend), limits: [limit], memory: memory)
         } catch { throw .system(error) }
     }
 
@@ -116,8 +118,14 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
 
     // MARK: - Requests
 
+    override func throttleReleased(_ index: Int) { serve() }
+
     override func queueNotified(_ index: Int) {
         counters.notifications &+= 1
+        serve()
+    }
+
+    private func serve() {
         do {
             // A driver that adds as fast as we take must leave the loop to others in between.
             var budget = 2 * Int(Self.queueSize)
@@ -128,8 +136,15 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
                         idle.append(request)
                         break
                     }
+                    let parsed = request.parse()
+                    // The timer brings us back here.
+                    guard throttles[0].admits(request.transferCount) else {
+                        queues[0].unpop()
+                        idle.append(request)
+                        return publish()
+                    }
                     budget -= 1
-                    begin(request)
+                    begin(request, parsed)
                 }
                 publish()
                 // With all requests in flight, the next completion looks here again.
@@ -150,8 +165,8 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
             backend: backend, completions: completions, chainCapacity: Int(Self.queueSize) + memory.regions.count)
     }
 
-    private func begin(_ request: BlockRequest) {
-        switch request.parse() {
+    private func begin(_ request: BlockRequest, _ parsed: BlockRequest.Parsed) {
+        switch parsed {
         case .request: break
         case .refused(let status):
             counters.invalidRequests &+= 1
@@ -239,7 +254,7 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     override func descriptorReady(_ token: UInt32, _ readiness: Readiness) {
         let wasFull = idle.isEmpty && requestCount == Int(Self.queueSize)
         collect()
-        if wasFull, isRunning { queueNotified(0) }
+        if wasFull, isRunning { serve() }
     }
 
     private func collect() {

@@ -55,6 +55,7 @@ enum BlockStatus {
     /// Takes the chain apart: header, data, status byte. The driver may cut them into buffers as it likes (§2.7.4).
     func parse() -> Parsed {
         unsafe statusByte = nil
+        type = 0
         dataCount = 0
         outcome = .done
         var header: (type: UInt32, reserved: UInt32, sector: UInt64) = (0, 0, 0)
@@ -76,6 +77,11 @@ enum BlockStatus {
         else { return .refused(BlockStatus.ioError) }
         offset = start
         return .request
+    }
+
+    /// How many bytes it moves from the disk or to it; as it was parsed.
+    var transferCount: Int {
+        type == BlockRequestType.read || type == BlockRequestType.write ? dataCount : 0
     }
 
     private func contains(_ start: UInt64, count: UInt64) -> Bool {

@@ -19,6 +19,16 @@ struct BlockCounters {
     var replacements: UInt64 = 0
 }
 
+/// How often a throttle held something back, and how often its wait has ended.
+struct ThrottleCounters: Sendable {
+    var holds: UInt64
+    var releases: UInt64
+
+    init(_ throttle: Throttle) {
+        (holds, releases) = (throttle.holdCount, throttle.releaseCount)
+    }
+}
+
 /// What a vsock device has moved, in packets and in bytes of data.
 struct VsockCounters {
     var packetsToGuest: UInt64 = 0

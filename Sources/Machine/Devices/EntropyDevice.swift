@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import CLinux
+package import MachineAPI
 internal import Platform
 package import Virtio
 
@@ -16,14 +17,16 @@ package final class EntropyDevice: VirtioMMIODevice, @unchecked Sendable {
     /// The loop thread's.
     private(set) var counters = EntropyCounters()
 
-    package init(memory: GuestMemory) throws(DeviceError) {
+    package init(limit: RateLimit? = nil, memory: GuestMemory) throws(DeviceError) {
         chain = DescriptorChain(capacity: Int(Self.queueSize) + memory.regions.count)
         do throws(SystemError) {
             try super.init(
                 type: VirtioDeviceType.entropy, features: 0, queueCount: 1, maximumQueueSize: Self.queueSize,
-                configuration: [], memory: memory)
+                configuration: [], limits: [limit], memory: memory)
         } catch { throw .system(error) }
     }
+
+    override func throttleReleased(_ index: Int) { queueNotified(0) }
 
     override func queueNotified(_ index: Int) {
         do {
@@ -31,6 +34,11 @@ package final class EntropyDevice: VirtioMMIODevice, @unchecked Sendable {
             repeat {
                 queues[0].suppressNotifications()
                 while budget > 0, try queues[0].pop(into: chain) {
+                    chain.writable.limit(to: Self.requestLimit)
+                    guard throttles[0].admits(chain.writable.byteCount) else {
+                        queues[0].unpop()
+                        return interruptIfNeeded(0)
+                    }
                     budget -= 1
                     let count = fill()
                     queues[0].push(head: chain.head, written: count)
@@ -46,7 +54,6 @@ package final class EntropyDevice: VirtioMMIODevice, @unchecked Sendable {
     }
 
     private func fill() -> Int {
-        chain.writable.limit(to: Self.requestLimit)
         var total = 0
         while unsafe chain.writable.vectors.count > 0 {
             let piece = unsafe chain.writable.vectors[0]

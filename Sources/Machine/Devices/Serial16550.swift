@@ -2,6 +2,7 @@
 
 internal import CLinux
 internal import Glibc
+package import MachineAPI
 package import Platform
 internal import Synchronization
 
@@ -19,6 +20,21 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
         var registers = UARTRegisters()
         var output: [UInt8] = []
         var dropped: UInt64 = 0
+        var bucket: TokenBucket?
+        /// Bytes that there were no tokens for.
+        var limited: UInt64 = 0
+
+        /// Whether the guest may write one more byte now.
+        mutating func admitsByte() -> Bool {
+            guard bucket != nil else { return true }
+            bucket?.settle(now: monotonicNanoseconds())
+            guard bucket?.allows(1) == true else {
+                limited &+= 1
+                return false
+            }
+            bucket?.take(1)
+            return true
+        }
     }
 
     private enum Token {
@@ -47,7 +63,10 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
     /// - Parameters:
     ///   - sink: where the guest's output goes, non-blocking unless it is a file; nil: nowhere.
     ///   - source: where the guest's input comes from; nil: nowhere.
-    package init(sink: SharedDescriptor?, source: SharedDescriptor? = nil) throws(SystemError) {
+    ///   - limit: of the bytes that the guest writes; others are dropped and counted.
+    package init(
+        sink: SharedDescriptor?, source: SharedDescriptor? = nil, limit: RateLimit.Bucket? = nil
+    ) throws(SystemError) {
         interrupt = try EventCounter()
         pending = try EventCounter()
         self.sink = sink
@@ -58,6 +77,7 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
             self.source = source
         }
         super.init(ports: Self.ports)
+        contents.withLock { $0.bucket = limit.flatMap { TokenBucket($0, now: monotonicNanoseconds()) } }
     }
 
     /// Puts the device into the loop that writes its output.
@@ -72,6 +92,9 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
 
     /// How many bytes were dropped because the sink did not keep up.
     package var droppedByteCount: UInt64 { contents.withLock { $0.dropped } }
+
+    /// How many bytes were dropped because they were more than the limit allows.
+    var limitedByteCount: UInt64 { contents.withLock { $0.limited } }
 
     /// The numbers of all descriptors that the port has open.
     func openDescriptors() -> [Int32] {
@@ -107,7 +130,7 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
     override func writeByte(_ offset: UInt16, _ value: UInt8) {
         let (effect, isFirst) = contents.withLock { contents in
             let effect = contents.registers.write(offset, value)
-            guard let byte = effect.output else { return (effect, false) }
+            guard let byte = effect.output, contents.admitsByte() else { return (effect, false) }
             guard contents.output.count < Self.bufferSize else {
                 contents.dropped += 1
                 return (effect, false)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+package import MachineAPI
 package import Platform
 internal import Synchronization
 package import Virtio
@@ -25,10 +26,13 @@ package struct VirtioDeviceState: Equatable, Sendable {
     /// The registers, and the queues with where they stand.
     package var record: MMIOTransport.Record
     package var interruptStatus: UInt32
+    /// How full the buckets of its rate limiters are, for each direction that can be limited.
+    package var levels: [RateLimiter.Level]
 
-    package init(record: MMIOTransport.Record, interruptStatus: UInt32) {
+    package init(record: MMIOTransport.Record, interruptStatus: UInt32, levels: [RateLimiter.Level] = []) {
         self.record = record
         self.interruptStatus = interruptStatus
+        self.levels = levels
     }
 }
 
@@ -65,6 +69,8 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
 
     // The loop thread's.
     final var queues: [VirtQueue] = []
+    /// One for each direction that can be limited.
+    final let throttles: [Throttle]
     /// What driver and device agreed on, while the device runs.
     final private(set) var features: UInt64 = 0
     /// Whether the driver is ready and the queues may be used.
@@ -78,11 +84,15 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     /// - Parameters:
     ///   - features: those of the kind of device; VERSION_1 and those of the queues are added.
     ///   - configuration: the device's own configuration space.
+    ///   - limits: of each direction that can be limited.
     init(
         type: UInt32, features: UInt64, queueCount: Int, maximumQueueSize: UInt16 = 256, configuration: [UInt8],
-        memory: GuestMemory
+        limits: [RateLimit?] = [], memory: GuestMemory
     ) throws(SystemError) {
         deviceType = type
+        var throttles: [Throttle] = []
+        for limit in limits { throttles.append(try Throttle(limit)) }
+        self.throttles = throttles
         self.memory = memory
         interrupt = try EventCounter()
         var notifiers: [QueueNotifier] = []
@@ -102,6 +112,9 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     /// There may be chains in a queue. Called on the loop's thread, while the device runs.
     func queueNotified(_ index: Int) {}
 
+    /// What `throttles[index]` held back may be asked for again. Called on the loop's thread, while the device runs.
+    func throttleReleased(_ index: Int) {}
+
     /// One of the device's own descriptors is ready; `token` is what it was registered with, from `firstOwnToken` up.
     func descriptorReady(_ token: UInt32, _ readiness: Readiness) {}
 
@@ -117,10 +130,12 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
 
     /// The numbers of all descriptors that the device has open, with the loop standing still.
     func openDescriptors() -> [Int32] {
-        [interrupt.descriptor.raw] + notifiers.map { $0.event.descriptor.raw }
+        [interrupt.descriptor.raw] + notifiers.map { $0.event.descriptor.raw } + throttles.compactMap(\.descriptor)
     }
 
-    /// Tokens below this are the queues'.
+    /// Tokens below this are the queues', those from here on the throttles'.
+    private static let firstThrottleToken: UInt32 = 48
+    /// From here on they are the kind of device's.
     static let firstOwnToken: UInt32 = 64
 
     // MARK: - Life
@@ -129,8 +144,22 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     package final func attach(to loop: DeviceLoop) throws(SystemError) {
         precondition(attachedLoop == nil, "a device has one loop")
         attachedLoop = loop
+        for index in throttles.indices { try watchThrottle(index) }
         try attached(to: loop)
         if startRequested.load(ordering: .acquiring) { loop.post { self.start() } }
+    }
+
+    private func watchThrottle(_ index: Int) throws(SystemError) {
+        guard let descriptor = throttles[index].descriptor else { return }
+        _ = try attachedLoop?.register(
+            descriptor, .readable, self, token: Self.firstThrottleToken + UInt32(index))
+    }
+
+    /// Changes a limit. On the loop's thread, or while that stands still.
+    package final func updateLimit(_ index: Int, _ update: RateLimitUpdate) throws(SystemError) {
+        if try throttles[index].update(update) { try watchThrottle(index) }
+        // What was held back is looked at again, once the loop runs.
+        kickQueues()
     }
 
     private func start() {
@@ -192,6 +221,12 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
 
     final override func handleEvent(_ token: UInt32, _ readiness: Readiness) {
         guard token < Self.firstOwnToken else { return descriptorReady(token, readiness) }
+        guard token < Self.firstThrottleToken else {
+            let index = Int(token - Self.firstThrottleToken)
+            throttles[index].release()
+            if isRunning { throttleReleased(index) }
+            return
+        }
         notifiers[Int(token)].event.drain()
         if isRunning { queueNotified(Int(token)) }
     }
@@ -275,7 +310,8 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
         registers.withLock { transport in
             for index in queues.indices { transport.setQueue(index, queues[index].state) }
             return VirtioDeviceState(
-                record: transport.record, interruptStatus: interruptStatus.load(ordering: .acquiring))
+                record: transport.record, interruptStatus: interruptStatus.load(ordering: .acquiring),
+                levels: throttles.map(\.level))
         }
     }
 
@@ -290,6 +326,7 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
         }
         guard let outcome else { return false }
         interruptStatus.store(state.interruptStatus, ordering: .releasing)
+        for (throttle, level) in zip(throttles, state.levels) { throttle.restore(level) }
         isResuming = outcome.isActive
         resumedInterrupts = outcome.isSame ? 0 : Interrupt.configurationChange
         startRequested.store(outcome.isActive, ordering: .releasing)

@@ -152,6 +152,23 @@ extension MachineState {
         return vcpu
     }
 
+    /// How full the buckets of a device's limiters are. A device has at most two directions.
+    private static func readLevels(
+        _ fields: FieldTable, _ slot: Int
+    ) throws(SnapshotFileError) -> [RateLimiter.Level] {
+        var levels: [RateLimiter.Level] = []
+        for bytes in fields.all(SnapshotSection.Device.level) {
+            guard bytes.count == 28, let index: UInt16 = bytes.integer(at: 0), index < 2,
+                let kind: UInt16 = bytes.integer(at: 2), kind < 2, let available: UInt64 = bytes.integer(at: 4),
+                let debt: UInt64 = bytes.integer(at: 12), let burst: UInt64 = bytes.integer(at: 20)
+            else { throw .malformed("slot \(slot): a limiter's bucket") }
+            while levels.count <= Int(index) { levels.append(RateLimiter.Level()) }
+            let level = TokenBucket.Level(available: available, debt: debt, burst: burst)
+            if kind == 0 { levels[Int(index)].bandwidth = level } else { levels[Int(index)].operations = level }
+        }
+        return levels
+    }
+
     private static func readDevice(_ fields: FieldTable, slot: Int) throws(SnapshotFileError) -> SavedDevice {
         let type = UInt32(try fields.number(SnapshotSection.Device.type, limit: UInt64(UInt32.max)))
         let name = String(
@@ -187,7 +204,8 @@ extension MachineState {
         return SavedDevice(
             slot: slot, identity: identity,
             state: VirtioDeviceState(
-                record: record, interruptStatus: try word(SnapshotSection.Device.interruptStatus)))
+                record: record, interruptStatus: try word(SnapshotSection.Device.interruptStatus),
+                levels: try readLevels(fields, slot)))
     }
 }
 

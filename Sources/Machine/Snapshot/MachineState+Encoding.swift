@@ -88,6 +88,7 @@ enum SnapshotSection {
         static let selectors: UInt16 = 7
         static let configuration: UInt16 = 8
         static let queue: UInt16 = 9
+        static let level: UInt16 = 10
     }
 }
 
@@ -224,6 +225,16 @@ extension MachineState {
             bytes.appendInteger(queue.availableRing)
             bytes.appendInteger(queue.usedRing)
             fields.append(SnapshotSection.Device.queue, bytes)
+        }
+        for (index, levels) in device.state.levels.enumerated() {
+            for (kind, level) in [levels.bandwidth, levels.operations].enumerated() {
+                guard let level else { continue }
+                var bytes: [UInt8] = []
+                bytes.appendInteger(UInt16(truncatingIfNeeded: index))
+                bytes.appendInteger(UInt16(truncatingIfNeeded: kind))
+                for tokens in [level.available, level.debt, level.burst] { bytes.appendInteger(tokens) }
+                fields.append(SnapshotSection.Device.level, bytes)
+            }
         }
         return fields
     }

@@ -72,6 +72,7 @@ extension BodySchema {
             .required("iface_id", .string), .optional("host_dev_name", .string), .optional("guest_mac", .address),
             .optional("mtu", .unsigned(16)), .optional("rx_rate_limiter", .object(rateLimiter)),
             .optional("tx_rate_limiter", .object(rateLimiter)), .addition("socket_path", .path),
+            .addition("host_dev_fd", .unsigned(32)),
         ])
 
     package static let networkInterfaceUpdate = BodySchema(
@@ -121,6 +122,7 @@ extension BodySchema {
         "NetworkOverride",
         [
             .required("iface_id", .string), .optional("host_dev_name", .string), .addition("socket_path", .path),
+            .addition("host_dev_fd", .unsigned(32)),
         ], refusesUnknown: false)
 
     static let driveOverride = BodySchema(

@@ -18,8 +18,10 @@ package enum APIEffect: Equatable, Sendable {
     case pause
     case resume
     case sendCtrlAltDel
-    /// Put another file behind a drive of the running machine.
-    case replaceDrive(id: String, path: String)
+    /// Put another file behind a drive of the running machine, or another limit on it, or both.
+    case updateDrive(id: String, path: String?, limit: RateLimitUpdate?)
+    /// Put other limits on an interface of the running machine.
+    case updateInterface(id: String, receive: RateLimitUpdate?, transmit: RateLimitUpdate?)
     case attachDrive(Drive)
     case attachInterface(NetworkInterface)
     case introspect

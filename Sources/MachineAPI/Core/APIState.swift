@@ -99,9 +99,10 @@ package struct APIState: Equatable, Sendable {
         case .setVsock(let vsock):
             hasBootResources = true
             return .perform(.checkVsock(vsock))
-        case .setEntropy:
+        case .setEntropy(let limit):
             hasBootResources = true
             configuration.hasEntropyDevice = true
+            configuration.entropyLimit = limit
             return .respond(HTTPResponse(.noContent))
         case .setSerial(let serial):
             configuration.serial = serial
@@ -155,21 +156,19 @@ package struct APIState: Equatable, Sendable {
                         + "unavailable while running")
             }
             return .perform(.createSnapshot(creation))
-        case .updateDrive(let id, let path):
+        case .updateDrive(let id, let path, let limit):
             guard configuration.drives.contains(where: { $0.identifier == id }) else {
                 return refuse(Self.driveUpdate("Failed perform action on device: Device not found"))
             }
-            guard let path else {
+            guard path != nil || limit != nil else {
                 return refuse(Self.driveUpdate("Block: Running method expected different backend."))
             }
-            return .perform(.replaceDrive(id: id, path: path))
-        case .updateInterface(let id):
+            return .perform(.updateDrive(id: id, path: path, limit: limit))
+        case .updateInterface(let id, let receive, let transmit):
             guard configuration.networkInterfaces.contains(where: { $0.identifier == id }) else {
-                return refuse(
-                    "Network config error: Unable to update the net device: Failed perform action on device: "
-                        + "Device not found")
+                return refuse(Self.interfaceUpdate("Failed perform action on device: Device not found"))
             }
-            return .respond(HTTPResponse(.noContent))
+            return .perform(.updateInterface(id: id, receive: receive, transmit: transmit))
         case .setDrive(let drive):
             guard configuration.spareSlotCount > 0 else { return refuse(Self.noSlot) }
             guard !configuration.drives.contains(where: { $0.identifier == drive.identifier }) else {
@@ -201,6 +200,10 @@ package struct APIState: Equatable, Sendable {
         "Drive config error: Unable to patch the block device: \(problem) Please verify the request arguments."
     }
 
+    private static func interfaceUpdate(_ problem: String) -> String {
+        "Network config error: Unable to update the net device: \(problem)"
+    }
+
     private mutating func set(_ update: MachineUpdate) -> APIStep {
         switch configuration.machine.updated(by: update) {
         case .success(let settings):
@@ -218,8 +221,10 @@ package struct APIState: Equatable, Sendable {
             return "The MAC address is already in use: \(address)"
         }
         if case .tap(let name) = interface.peer, others.contains(where: { $0.peer == interface.peer }) {
-            return "Could not create the network device: Open tap device failed: the device \(name) belongs to "
-                + "another interface"
+            // What the kernel says of a device that is in use: EBUSY.
+            return "Could not create the network device: Open tap device failed: Error while creating ifreq structure: "
+                + "Device or resource busy (os error 16). Invalid TUN/TAP Backend provided by \(name). Check our "
+                + "documentation on setting up the network devices."
         }
         return nil
     }
@@ -249,10 +254,10 @@ package struct APIState: Equatable, Sendable {
             phase = isRunning ? .running : .paused
         case .pause: phase = .paused
         case .resume: phase = .running
-        case .replaceDrive(let id, let path):
-            for index in configuration.drives.indices where configuration.drives[index].identifier == id {
-                configuration.drives[index].content = .path(path)
-            }
+        case .updateDrive(let id, let path, let limit):
+            configuration.updateDrive(id, path: path, limit: limit)
+        case .updateInterface(let id, let receive, let transmit):
+            configuration.updateInterface(id, receive: receive, transmit: transmit)
         case .attachDrive(let drive):
             configuration.drives.append(drive)
             configuration.spareSlotCount -= 1
@@ -276,7 +281,8 @@ package struct APIState: Equatable, Sendable {
         case .start: fault("Start microvm error: \(problem)")
         case .load: failLoading(problem)
         case .createSnapshot: fault("Create snapshot error: \(problem)")
-        case .replaceDrive: fault(Self.driveUpdate("Block: \(problem)"))
+        case .updateDrive: fault(Self.driveUpdate("Block: \(problem)"))
+        case .updateInterface: fault(Self.interfaceUpdate(problem))
         case .flushMetrics: fault("Internal VMM error: Metrics error: \(problem)")
         case .sendCtrlAltDel: fault("Internal VMM error: I8042 error: \(problem)")
         case .pause, .resume, .introspect: fault("Internal VMM error: \(problem)")

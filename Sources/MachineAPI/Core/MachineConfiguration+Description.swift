@@ -8,7 +8,8 @@ internal import Wire
 extension JSON {
     fileprivate static func optional(_ text: String?) -> JSON { text.map(JSON.string) ?? .null }
 
-    fileprivate static func ordered(_ members: [(String, JSON?)]) -> JSON {
+    /// An object; a member that is nil is not there.
+    static func ordered(_ members: [(String, JSON?)]) -> JSON {
         var object = JSONObject()
         for (name, value) in members { object[name] = value }
         return .object(object)
@@ -39,7 +40,10 @@ extension MachineConfiguration {
                     .ordered([("guest_cid", .number($0.guestCID)), ("uds_path", .string($0.socketPath))])
                 } ?? .null
             ),
-            ("entropy", hasEntropyDevice ? .ordered([("rate_limiter", .null)]) : .null),
+            (
+                "entropy",
+                hasEntropyDevice ? .ordered([("rate_limiter", entropyLimit?.json ?? .null)]) : .null
+            ),
             ("pmem", .array([])),
             ("memory-hotplug", .null),
             ("spare-slots", spareSlotCount > 0 ? .number(spareSlotCount) : nil),
@@ -76,7 +80,8 @@ extension Drive {
         return .ordered([
             ("drive_id", .string(identifier)), ("partuuid", .optional(partitionIdentifier)),
             ("is_root_device", .bool(isRootDevice)), ("cache_type", .string(cache.rawValue)),
-            ("is_read_only", .bool(isReadOnly)), ("path_on_host", .optional(path)), ("rate_limiter", .null),
+            ("is_read_only", .bool(isReadOnly)), ("path_on_host", .optional(path)),
+            ("rate_limiter", limit?.json ?? .null),
             ("io_engine", .string(engine.rawValue)), ("socket", .null), ("extents", parts),
         ])
     }
@@ -86,14 +91,17 @@ extension NetworkInterface {
     fileprivate var description: JSON {
         var device: String?
         var socket: String?
+        var descriptor: Int32?
         switch peer {
         case .tap(let name): device = name
         case .socket(let path): socket = path
+        case .descriptor(let number): descriptor = number
         }
         return .ordered([
             ("iface_id", .string(identifier)), ("host_dev_name", .optional(device)),
             ("guest_mac", .optional(guestMAC?.description)), ("mtu", mtu.map(JSON.number) ?? .null),
-            ("rx_rate_limiter", .null), ("tx_rate_limiter", .null), ("socket_path", socket.map(JSON.string)),
+            ("rx_rate_limiter", receiveLimit?.json ?? .null), ("tx_rate_limiter", transmitLimit?.json ?? .null),
+            ("socket_path", socket.map(JSON.string)), ("host_dev_fd", descriptor.map(JSON.number)),
         ])
     }
 }

@@ -9,19 +9,6 @@ extension JSON {
     fileprivate func flag(_ name: String) -> Bool? { self[name]?.boolValue }
     fileprivate func number(_ name: String) -> UInt64? { self[name]?.unsignedValue }
 
-    /// Refuses a rate limiter that would limit; one without a bucket, or with an empty one, does not.
-    func refuseRateLimiters(_ names: String...) throws(RequestFault) {
-        func limits(_ bucket: JSON?) -> Bool {
-            guard let bucket else { return false }
-            return bucket.number("size") ?? 0 > 0 && bucket.number("refill_time") ?? 0 > 0
-        }
-        for name in names {
-            guard let limiter = self[name] else { continue }
-            if limits(limiter["bandwidth"]) || limits(limiter["ops"]) || limits(limiter) {
-                throw .notSupported("rate limiters")
-            }
-        }
-    }
 }
 
 extension MachineUpdate {
@@ -61,7 +48,6 @@ extension BootSource {
 extension Drive {
     init(_ body: JSON) throws(RequestFault) {
         guard body["socket"] == nil else { throw .notSupported("vhost-user disks") }
-        try body.refuseRateLimiters("rate_limiter")
         let content: Content
         switch (body.text("path_on_host"), body["extents"]?.arrayValue) {
         case (let path?, nil): content = .path(path)
@@ -82,23 +68,27 @@ extension Drive {
         partitionIdentifier = body.text("partuuid")
         cache = body.text("cache_type").flatMap(Cache.init(rawValue:)) ?? .unsafe
         engine = body.text("io_engine").flatMap(Engine.init(rawValue:)) ?? .sync
+        limit = RateLimit(body["rate_limiter"])?.effective
     }
 }
 
 extension NetworkInterface.Peer {
     init(_ body: JSON) throws(RequestFault) {
-        switch (body.text("host_dev_name"), body.text("socket_path")) {
-        case (let name?, nil): self = .tap(name)
-        case (nil, let path?): self = .socket(path)
-        case (nil, nil): throw .body(BodyError("missing field `host_dev_name`"))
-        default: throw .body(BodyError("too many fields: either `host_dev_name` or `socket_path` is required"))
+        switch (body.text("host_dev_name"), body.text("socket_path"), body.number("host_dev_fd")) {
+        case (let name?, nil, nil): self = .tap(name)
+        case (nil, let path?, nil): self = .socket(path)
+        case (nil, nil, let number?): self = .descriptor(Int32(clamping: number))
+        case (nil, nil, nil): throw .body(BodyError("missing field `host_dev_name`"))
+        default:
+            throw .body(
+                BodyError(
+                    "too many fields: either `host_dev_name`, `socket_path` or `host_dev_fd` is required"))
         }
     }
 }
 
 extension NetworkInterface {
     init(_ body: JSON) throws(RequestFault) {
-        try body.refuseRateLimiters("rx_rate_limiter", "tx_rate_limiter")
         let mtu = body.number("mtu").map { UInt16(clamping: $0) }
         if let mtu, mtu < 68 {
             throw RequestFault(
@@ -107,6 +97,8 @@ extension NetworkInterface {
         self.init(
             identifier: body.text("iface_id") ?? "", peer: try Peer(body),
             guestMAC: body.text("guest_mac").flatMap { MACAddress($0, ofAnyKind: true) }, mtu: mtu)
+        receiveLimit = RateLimit(body["rx_rate_limiter"])?.effective
+        transmitLimit = RateLimit(body["tx_rate_limiter"])?.effective
     }
 }
 
@@ -123,9 +115,9 @@ extension Vsock {
 }
 
 extension Serial {
-    init(_ body: JSON) throws(RequestFault) {
-        try body.refuseRateLimiters("rate_limiter")
+    init(_ body: JSON) {
         self.init(outputPath: body.text("serial_out_path"))
+        limit = body["rate_limiter"].map(RateLimit.Bucket.init).flatMap { $0.limits ? $0 : nil }
     }
 }
 

@@ -13,12 +13,12 @@ package enum APIRequest: Equatable, Sendable {
     case setDrive(Drive)
     case setInterface(NetworkInterface)
     case setVsock(Vsock)
-    case setEntropy
+    case setEntropy(RateLimit?)
     case setSerial(Serial)
     case setLogger(Logger)
     case setMetrics(MetricsSettings)
-    case updateDrive(id: String, path: String?)
-    case updateInterface(id: String)
+    case updateDrive(id: String, path: String?, limit: RateLimitUpdate?)
+    case updateInterface(id: String, receive: RateLimitUpdate?, transmit: RateLimitUpdate?)
     case remove(id: String)
     case start
     case sendCtrlAltDel

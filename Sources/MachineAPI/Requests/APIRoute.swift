@@ -76,10 +76,9 @@ package struct APIRoute: Sendable {
         APIRoute(.put, "drives", .identifier("drive_id"), .drive, figure: "drive") { body, _ throws(RequestFault) in
             .setDrive(try Drive(body))
         },
-        APIRoute(.patch, "drives", .identifier("drive_id"), .driveUpdate, figure: "drive") {
-            body, identifier throws(RequestFault) in
-            try body.refuseRateLimiters("rate_limiter")
-            return .updateDrive(id: identifier, path: body["path_on_host"]?.stringValue)
+        APIRoute(.patch, "drives", .identifier("drive_id"), .driveUpdate, figure: "drive") { body, identifier in
+            .updateDrive(
+                id: identifier, path: body["path_on_host"]?.stringValue, limit: RateLimitUpdate(body["rate_limiter"]))
         },
         APIRoute(.delete, "drives", .identifier("drive_id")) { _, identifier in .remove(id: identifier) },
         APIRoute(.put, "network-interfaces", .identifier("iface_id"), .networkInterface, figure: "network") {
@@ -87,21 +86,19 @@ package struct APIRoute: Sendable {
             .setInterface(try NetworkInterface(body))
         },
         APIRoute(.patch, "network-interfaces", .identifier("iface_id"), .networkInterfaceUpdate, figure: "network") {
-            body, identifier throws(RequestFault) in
-            try body.refuseRateLimiters("rx_rate_limiter", "tx_rate_limiter")
-            return .updateInterface(id: identifier)
+            body, identifier in
+            .updateInterface(
+                id: identifier, receive: RateLimitUpdate(body["rx_rate_limiter"]),
+                transmit: RateLimitUpdate(body["tx_rate_limiter"]))
         },
         APIRoute(.delete, "network-interfaces", .identifier("iface_id")) { _, identifier in .remove(id: identifier) },
         APIRoute(.put, "vsock", .none, .vsock, figure: "vsock") { body, _ throws(RequestFault) in
             .setVsock(try Vsock(body))
         },
-        APIRoute(.put, "entropy", .none, .entropy) { body, _ throws(RequestFault) in
-            try body.refuseRateLimiters("rate_limiter")
-            return .setEntropy
+        APIRoute(.put, "entropy", .none, .entropy) { body, _ in
+            .setEntropy(RateLimit(body["rate_limiter"])?.effective)
         },
-        APIRoute(.put, "serial", .none, .serial, figure: "serial") { body, _ throws(RequestFault) in
-            .setSerial(try Serial(body))
-        },
+        APIRoute(.put, "serial", .none, .serial, figure: "serial") { body, _ in .setSerial(Serial(body)) },
         APIRoute(.put, "logger", .none, .logger, figure: "logger") { body, _ in .setLogger(Logger(body)) },
         APIRoute(.put, "metrics", .none, .metrics, figure: "metrics") { body, _ in
             .setMetrics(MetricsSettings(body))

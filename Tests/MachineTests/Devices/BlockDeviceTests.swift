@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MachineAPI
 import Platform
 import TestSupport
 import Testing
@@ -71,10 +72,10 @@ private func range(_ sector: UInt64, _ count: UInt32, flags: UInt32 = 0) -> [UIn
     }
 
     private func disk(
-        _ backend: BlockBackend, cacheType: BlockCacheType = .unsafe, features: UInt64 = .max
+        _ backend: BlockBackend, cacheType: BlockCacheType = .unsafe, features: UInt64 = .max, limit: RateLimit? = nil
     ) throws -> Disk {
         let device = try BlockDevice(
-            id: "root-disk", backend: backend, cacheType: cacheType, workers: workers,
+            id: "root-disk", backend: backend, cacheType: cacheType, limit: limit, workers: workers,
             memory: try DeviceHarness.makeMemory())
         return Disk(harness: try DeviceHarness(device, features: features))
     }
@@ -103,6 +104,25 @@ private func range(_ sector: UInt64, _ count: UInt32, flags: UInt32 = 0) -> [UIn
             #expect(got == count && kept == bytes)
         }
         #expect(try disk.request(4).status == 0)
+    }
+
+    @Test func requestsGoInTheirTime() throws {
+        let disk = try disk(
+            try BlockBackend(writable: try file("disk", [UInt8](repeating: 7, count: 1 << 20))),
+            limit: RateLimit(
+                bandwidth: .init(size: 4096, refillTime: 5), operations: .init(size: 3, refillTime: 5)))
+        var reads: [(data: UInt64, status: UInt64, head: UInt16)] = []
+        for index in 0..<8 as Range<UInt64> { reads.append(try disk.submit(0, sector: 4 * index, room: 2048)) }
+        try disk.harness.notify(0)
+        for _ in reads { _ = try disk.harness.nextUsed(0) }
+        for read in reads {
+            #expect(try disk.harness.memory.load(UInt8.self, at: read.status) == 0)
+            #expect(try disk.harness.memory.read(read.data, count: 2048).allSatisfy { $0 == 7 })
+        }
+        #expect(disk.harness.device.throttles[0].holdCount > 0)
+        // One that is larger than the bucket goes as well.
+        #expect(try disk.request(0, room: 65_536).status == 0)
+        #expect(try disk.request(0, room: 512).status == 0)
     }
 
     @Test func requestsAreRefusedBeyondTheEndOrOddOrUnknown() throws {

@@ -4,94 +4,10 @@ import Glibc
 import Platform
 import TestSupport
 import Testing
-import Virtio
-import VirtioTestSupport
 
 @testable import Machine
 
-private let guestAddress = MACAddress([2, 0, 0, 0, 0, 1])
-
-/// A guest's network driver.
-private final class NetDriver {
-    let harness: DeviceHarness
-    let device: NetDevice
-    private var buffers: [UInt16: (address: UInt64, count: Int)] = [:]
-
-    init(_ peer: NetPeer, features: UInt64 = .max) throws {
-        device = try NetDevice(
-            peer: peer, address: guestAddress, mtu: 1400, memory: try DeviceHarness.makeMemory())
-        harness = try DeviceHarness(device, features: features)
-    }
-
-    /// Gives the device buffers, each cut in two.
-    func supply(_ number: Int, of count: Int) throws {
-        for _ in 0..<number { try supply((harness.allocate(count), count)) }
-        try harness.notify(0)
-    }
-
-    private func supply(_ buffer: (address: UInt64, count: Int)) throws {
-        let head = try harness.queues[0].add([
-            DriverBuffer(buffer.address, 100, writable: true),
-            DriverBuffer(buffer.address + 100, buffer.count - 100, writable: true),
-        ])
-        buffers[try #require(head)] = buffer
-    }
-
-    /// The next frame, header included; its buffers are given back.
-    func receive() throws -> [UInt8] {
-        var record: [UInt8] = []
-        var left = 1
-        var isFirst = true
-        while left > 0 {
-            let used = try harness.nextUsed(0)
-            let found = buffers.removeValue(forKey: used.head)
-            let buffer = try #require(found)
-            let bytes = try harness.memory.read(buffer.address, count: Int(used.count))
-            if isFirst { left = Int(bytes[10]) | Int(bytes[11]) << 8 }
-            isFirst = false
-            left -= 1
-            record += bytes
-            try supply(buffer)
-        }
-        try harness.notify(0)
-        return record
-    }
-
-    func submit(_ record: [UInt8], at address: UInt64) throws {
-        try harness.memory.write(record, at: address)
-        let half = record.count / 2
-        let head = try harness.queues[1].add(
-            half == 0
-                ? [DriverBuffer(address, record.count)]
-                : [DriverBuffer(address, half), DriverBuffer(address + UInt64(half), record.count - half)])
-        _ = try #require(head)
-    }
-
-    func send(_ records: [[UInt8]]) throws {
-        for (index, record) in records.enumerated() { try submit(record, at: (40 << 20) + UInt64(index) * 70_000) }
-        try harness.notify(1)
-        for _ in records { _ = try harness.nextUsed(1) }
-    }
-
-    var status: UInt16 { UInt16(harness.configuration(12)[6]) }
-
-    func counters() throws -> NetCounters {
-        var result = NetCounters()
-        let box = CountersBox()
-        try device.attachedLoop?.performAndWait { [device] in box.counters = device.counters }
-        result = box.counters
-        return result
-    }
-}
-
-/// Handed from the loop's thread to a waiting one.
-private final class CountersBox: @unchecked Sendable {
-    var counters = NetCounters()
-}
-
-private func frame(_ payload: [UInt8], header: [UInt8] = [UInt8](repeating: 0, count: 10)) -> [UInt8] {
-    header + [0, 0] + payload
-}
+let guestAddress = MACAddress([2, 0, 0, 0, 0, 1])
 
 private func receiveRecord(_ socket: SharedDescriptor) throws -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 70_000)

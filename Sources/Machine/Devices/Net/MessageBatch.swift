@@ -26,8 +26,14 @@ internal import Virtio
     }
 
     /// Sends them; the number that was, or -1 when not even the first, with errno.
-    func send(_ socket: Int32) -> Int {
-        Int(retryingInterrupts { unsafe clinux_send_messages(socket, messages, count) })
+    func send(_ link: NetLink) -> Int {
+        let fd = link.raw
+        return Int(
+            retryingInterrupts {
+                link.isTap
+                    ? unsafe clinux_write_messages(fd, messages, count)
+                    : unsafe clinux_send_messages(fd, messages, count)
+            })
     }
 }
 
@@ -62,8 +68,8 @@ internal import Virtio
         count = 0
     }
 
-    /// Takes what the socket has; the number of records, or -1 with errno.
-    func receive(_ socket: Int32) -> Int {
+    /// Takes what the link has; the number of records, or -1 with errno.
+    func receive(_ link: NetLink) -> Int {
         precondition(isEmpty)
         for index in 0..<Self.capacity {
             unsafe vectors[index] = unsafe iovec(
@@ -71,7 +77,13 @@ internal import Virtio
             unsafe messages[index] = unsafe clinux_message(
                 vectors: vectors + index, vector_count: 1, length: 0, truncated: false)
         }
-        let result = Int(retryingInterrupts { unsafe clinux_receive_messages(socket, messages, Self.capacity) })
+        let fd = link.raw
+        let result = Int(
+            retryingInterrupts {
+                link.isTap
+                    ? unsafe clinux_read_messages(fd, messages, Self.capacity)
+                    : unsafe clinux_receive_messages(fd, messages, Self.capacity)
+            })
         next = 0
         count = max(0, result)
         return result

@@ -7,35 +7,50 @@ internal import Virtio
 
 /// Frames on their way to the guest.
 extension NetDevice {
-    /// Moves frames from the socket into the guest's buffers.
+    /// Moves frames from the link into the guest's buffers.
     func receive() {
         do {
             var budget = Self.batchLimit
             var staged: UInt16 = 0
-            while budget > 0 {
+            take: while budget > 0 {
                 if received.isEmpty {
                     guard isReadable, let link else { break }
-                    guard received.receive(link.raw) > 0 else {
+                    guard received.receive(link) > 0 else {
                         isReadable = false
                         let code = clinux_errno()
-                        if code != EAGAIN, code != ENOBUFS { disconnect() }
+                        if code != EAGAIN { counters.readFailures &+= 1 }
+                        if link.isGone(code) { disconnect() }
                         break
                     }
                 }
-                guard try takeRecord(&staged) else {
+                switch try takeRecord(&staged) {
+                case .done:
+                    budget -= 1
+                    if staged > Self.queueSize / 2 { publish(&staged) }
+                case .tooFewBuffers:
                     publish(&staged)
-                    // Too few: the guest tells when it has given more than those, unless it just has.
-                    if try queues[Queue.receive].requestNotifications(beyond: tooFew) { continue }
-                    return
+                    counters.waitsForBuffers &+= 1
+                    // The guest tells when it has given more than those, unless it just has.
+                    guard try queues[Queue.receive].requestNotifications(beyond: tooFew) else { return }
+                case .held:
+                    // The timer brings us back here.
+                    break take
                 }
-                budget -= 1
-                if staged > Self.queueSize / 2 { publish(&staged) }
             }
             publish(&staged)
             if budget == 0 { notifiers[Queue.receive].event.signal() }
         } catch {
             fail("\(error)")
         }
+    }
+
+    /// What came of a record.
+    private enum Taken {
+        /// It is the guest's, or dropped.
+        case done
+        case tooFewBuffers
+        /// More than the limit allows now.
+        case held
     }
 
     private func publish(_ staged: inout UInt16) {
@@ -45,26 +60,37 @@ extension NetDevice {
         interruptIfNeeded(Queue.receive)
     }
 
-    /// Does away with the first record that came; false when the guest has too few buffers for it.
-    private func takeRecord(_ staged: inout UInt16) throws(VirtioError) -> Bool {
+    /// Does away with the first record that came, where that can be now.
+    private func takeRecord(_ staged: inout UInt16) throws(VirtioError) -> Taken {
         guard let record = unsafe received.peek() else {
             counters.droppedToGuest += 1
             received.removeFirst()
-            return true
+            return .done
         }
+        let isTap = link?.isTap == true
         guard record.count >= NetRecord.minimumFrameRecord else {
-            if record.count == 0 {
+            if isTap {
+                received.removeFirst()
+            } else if record.count == 0 {
                 // The end of the socket reads as an empty record.
                 disconnect()
             } else {
                 if let carrier = unsafe NetRecord.linkMessage(UnsafeRawBufferPointer(record)) { setCarrier(carrier) }
                 received.removeFirst()
             }
-            return true
+            return .done
+        }
+        if isTap, features & NetFeature.guestCsum == 0 {
+            // The kernel says of checksums that it has seen them, also to readers who did not ask (§5.1.6.4.1).
+            unsafe record[NetRecord.flagsOffset] &= ~NetHeader.dataValid
         }
         let header = unsafe NetHeader(UnsafeRawBufferPointer(record))
         if header.isFor(features: features, frameCount: record.count - NetRecord.headerSize) {
-            guard let buffers = try unsafe put(record, at: staged) else { return false }
+            guard throttles[Queue.receive].admits(record.count) else { return .held }
+            guard let buffers = try unsafe put(record, at: staged) else {
+                throttles[Queue.receive].giveBack(record.count)
+                return .tooFewBuffers
+            }
             staged += buffers
             if buffers > 0 {
                 counters.toGuest += 1
@@ -76,7 +102,7 @@ extension NetDevice {
             counters.droppedToGuest += 1
         }
         received.removeFirst()
-        return true
+        return .done
     }
 
     /// Copies a frame into the guest's buffers, staged from `position` on. Gives their number, 0 where the guest's

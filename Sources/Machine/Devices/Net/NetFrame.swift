@@ -8,6 +8,8 @@ enum NetRecord {
     static let minimumFrameRecord = headerSize + 14
     /// The longest record.
     static let limit = headerSize + 65_550
+    /// Where the header has its flags.
+    static let flagsOffset = 0
     /// Where the header has the number of the guest's buffers.
     static let bufferCountOffset = 10
 
@@ -57,12 +59,16 @@ enum NetFeature {
     static let mac: UInt64 = 1 << 5
     static let guestTSO4: UInt64 = 1 << 7
     static let guestTSO6: UInt64 = 1 << 8
+    static let guestUFO: UInt64 = 1 << 10
     static let hostTSO4: UInt64 = 1 << 11
     static let hostTSO6: UInt64 = 1 << 12
+    static let hostUFO: UInt64 = 1 << 14
     static let mergeableBuffers: UInt64 = 1 << 15
     static let status: UInt64 = 1 << 16
     static let offered =
         csum | guestCsum | mtu | mac | guestTSO4 | guestTSO6 | hostTSO4 | hostTSO6 | mergeableBuffers | status
+    /// What the host's network stack can do beside that: large UDP datagrams, cut into fragments.
+    static let offeredWithTap = offered | guestUFO | hostUFO
 }
 
 /// The header of a frame that is for the guest.
@@ -71,6 +77,7 @@ struct NetHeader: Equatable {
     static let dataValid: UInt8 = 2
     static let gsoNone: UInt8 = 0
     static let gsoTCPv4: UInt8 = 1
+    static let gsoUDP: UInt8 = 3
     static let gsoTCPv6: UInt8 = 4
 
     var flags: UInt8
@@ -98,6 +105,7 @@ struct NetHeader: Equatable {
         case Self.gsoNone: return true
         case Self.gsoTCPv4: guard features & NetFeature.guestTSO4 != 0 else { return false }
         case Self.gsoTCPv6: guard features & NetFeature.guestTSO6 != 0 else { return false }
+        case Self.gsoUDP: guard features & NetFeature.guestUFO != 0 else { return false }
         default: return false
         }
         return gsoSize > 0 && flags & Self.needsChecksum != 0
