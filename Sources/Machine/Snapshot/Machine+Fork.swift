@@ -72,7 +72,7 @@ extension Machine {
         return attempts.map { $0.outcome() }
     }
 
-    /// Two machines that write to one disk would destroy it.
+    /// Two machines that write to one disk would destroy it; two that read one TAP device would each get half of it.
     private func checkSharing(_ child: MachineOverrides) throws(MachineError) {
         for drive in configuration.drives where !drive.isReadOnly {
             guard child.drives.contains(where: { $0.identifier == drive.identifier }) else {
@@ -80,6 +80,14 @@ extension Machine {
                     field: "drive_overrides",
                     problem: "the machine writes to the drive \(drive.identifier): each fork needs a file of its own")
             }
+        }
+        for interface in configuration.networkInterfaces {
+            guard case .descriptor = interface.peer,
+                !child.networkInterfaces.contains(where: { $0.identifier == interface.identifier })
+            else { continue }
+            throw .configuration(
+                field: "network_overrides",
+                problem: "the interface \(interface.identifier) has a descriptor: each fork needs one of its own")
         }
         guard configuration.vsock == nil || child.vsockPath != nil else {
             throw .configuration(
