@@ -18,7 +18,8 @@ import Platform
         guard CommandLine.arguments.count >= 4, CommandLine.arguments[1] == "tap" else {
             return try FabricStart(arguments: Array(CommandLine.arguments.dropFirst())).run()
         }
-        let tap = try openTAP(CommandLine.arguments[2])
+        let tap = try TapDevice(CommandLine.arguments[2])
+        tap.setOffloads([.checksums, .tcp4, .tcp6])
         let socket = try UnixSocket.connect(to: CommandLine.arguments[3], kind: .records)
         let hello = GuestMessage(driverRuns: true, features: 0x182, mtu: 1500, mac: .zero)
         try socket.writeAll(hello.bytes)
@@ -26,11 +27,11 @@ import Platform
         var space = [UInt8](repeating: 0, count: 70_000)
         let trouble = CommandLine.arguments.count > 4 ? UInt64(CommandLine.arguments[4]) ?? 0 : 0
         var (outward, inward) = (Disorder(perThousand: trouble, seed: 1), Disorder(perThousand: trouble, seed: 2))
-        var watched = [pollfd(fd: tap.raw, events: Int16(POLLIN), revents: 0)]
+        var watched = [pollfd(fd: tap.descriptor.raw, events: Int16(POLLIN), revents: 0)]
         watched.append(pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0))
         while poll(&watched, 2, -1) > 0 {
             if watched[0].revents != 0 {
-                let count = read(tap.raw, &space, space.count)
+                let count = read(tap.descriptor.raw, &space, space.count)
                 guard count > 0 else { return }
                 // What does not fit waits in the TAP's queue, as in a guest's.
                 for record in outward.pass(space[..<count]) {
@@ -41,7 +42,7 @@ import Platform
                 let count = read(socket.raw, &space, space.count)
                 guard count > 0 else { return }
                 guard count >= 26 else { continue }
-                for record in inward.pass(space[..<count]) { _ = write(tap.raw, record, record.count) }
+                for record in inward.pass(space[..<count]) { _ = write(tap.descriptor.raw, record, record.count) }
             }
         }
     }
@@ -65,25 +66,6 @@ import Platform
             "executable-memory",
             mmap(nil, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
         say("signal-others", kill(1, 0) == 0)
-    }
-
-    private static func openTAP(_ name: String) throws -> Descriptor {
-        let tap = try Descriptor.open("/dev/net/tun", .readWrite)
-        // struct ifreq: the name, then IFF_TAP, IFF_NO_PI, IFF_VNET_HDR.
-        var request = [UInt8](repeating: 0, count: 40)
-        for (index, byte) in name.utf8.prefix(15).enumerated() { request[index] = byte }
-        request[16] = 0x02
-        request[17] = 0x50
-        guard clinux_ioctl_pointer(tap.raw, CLINUX_TUNSETIFF, &request) == 0 else {
-            throw SystemError("ioctl", "TUNSETIFF")
-        }
-        var size: Int32 = 12
-        guard clinux_ioctl_pointer(tap.raw, CLINUX_TUNSETVNETHDRSZ, &size) == 0 else {
-            throw SystemError("ioctl", "TUNSETVNETHDRSZ")
-        }
-        // Checksums, and TCP segments of both kinds.
-        guard clinux_ioctl(tap.raw, CLINUX_TUNSETOFFLOAD, 7) == 0 else { throw SystemError("ioctl", "TUNSETOFFLOAD") }
-        return tap
     }
 }
 
