@@ -128,3 +128,18 @@ package struct EgressRule: Equatable, Sendable {
         }
     }
 }
+
+extension EgressRule: CustomStringConvertible {
+    /// As `init(parsing:)` reads it.
+    package var description: String {
+        let verb = allows ? "allow" : "deny"
+        let place =
+            switch target {
+            case .everything: "all"
+            case .v4(let prefix): "\(prefix)"
+            case .v6(let prefix): port == nil ? "\(prefix)" : "[\(prefix)]"
+            case .name(let name): name
+            }
+        return "\(verb)=\(place)\(port.map { ":\($0)" } ?? "")"
+    }
+}

@@ -13,6 +13,13 @@ package enum FabricRequest: Equatable, Sendable {
     case publish(id: String, [PublishedPorts])
     /// Replaces the egress rules of an endpoint.
     case setEgress(id: String, [EgressRule], isAudited: Bool)
+    /// Replaces the egress rules that hold for every endpoint of the network, beside its own.
+    case setPolicy([EgressRule], isAudited: Bool)
+    /// Said first on a machine's own connection to its gateway (`FabricRequest.insidePort`): it is who was attached with
+    /// this token. From then on it may publish ports of its own, for as long as that connection lasts.
+    case present(token: String)
+    /// Ends the fabric, if it has no endpoint.
+    case end
     /// Asks for the table and the counters.
     case inspect
     /// Has frames written, as pcapng, to the descriptor that comes with the request, until its reader goes.
@@ -21,6 +28,8 @@ package enum FabricRequest: Equatable, Sendable {
 
     /// A request's longest text, in bytes.
     package static let sizeLimit = 65_536
+    /// The port of the gateway's address where a machine that has a token is served.
+    package static let insidePort: UInt16 = 791
 
     /// A machine that is to be an endpoint.
     package struct Attachment: Equatable, Sendable {
@@ -37,6 +46,10 @@ package enum FabricRequest: Equatable, Sendable {
         package var egress: [EgressRule] = []
         /// Egress rules are only counted and told of, nothing is denied.
         package var isEgressAudited = false
+        /// It may reach the host's own loopback.
+        package var hasHostAccess = false
+        /// It may publish ports of its own by this, 32 to 128 letters and digits; nil where it may not.
+        package var token: String?
 
         package static let listLimit = 256
 
@@ -66,6 +79,14 @@ package enum FabricRequest: Equatable, Sendable {
             object["id"] = .string(id)
             object["egress"] = .array(rules.map(\.json))
             object["egressAudit"] = .bool(isAudited)
+        case .setPolicy(let rules, let isAudited):
+            object["do"] = "set-policy"
+            object["egress"] = .array(rules.map(\.json))
+            object["egressAudit"] = .bool(isAudited)
+        case .present(let token):
+            object["do"] = "present"
+            object["token"] = .string(token)
+        case .end: object["do"] = "end"
         case .inspect: object["do"] = "inspect"
         case .capture(let id):
             object["do"] = "capture"
@@ -90,6 +111,16 @@ package enum FabricRequest: Equatable, Sendable {
             self = .setEgress(
                 id: try view.identifier(), try view.required("egress").egress(),
                 isAudited: try view.optional("egressAudit")?.bool() ?? false)
+        case "set-policy":
+            try view.requireMembers(among: ["do", "egress", "egressAudit"])
+            self = .setPolicy(
+                try view.required("egress").egress(), isAudited: try view.optional("egressAudit")?.bool() ?? false)
+        case "present":
+            try view.requireMembers(among: ["do", "token"])
+            self = .present(token: try view.required("token").token())
+        case "end":
+            try view.requireMembers(among: ["do"])
+            self = .end
         case "inspect":
             try view.requireMembers(among: ["do"])
             self = .inspect
@@ -98,7 +129,8 @@ package enum FabricRequest: Equatable, Sendable {
             self = .capture(id: try view.optional("id") == nil ? nil : try view.identifier())
         case let other:
             throw verb.mismatch(
-                "\"\(other)\" is none of attach, detach, publish, set-egress, inspect, capture")
+                "\"\(other)\" is none of attach, detach, publish, set-egress, set-policy, inspect, capture, present, end"
+            )
         }
     }
 }
@@ -114,11 +146,14 @@ extension FabricRequest.Attachment {
         if !published.isEmpty { object["published"] = .array(published.map(\.json)) }
         if !egress.isEmpty { object["egress"] = .array(egress.map(\.json)) }
         if isEgressAudited { object["egressAudit"] = true }
+        if hasHostAccess { object["hostAccess"] = true }
+        object["token"] = token.map { .string($0) }
     }
 
     fileprivate init(_ view: JSONView) throws(JSONMismatch) {
         try view.requireMembers(among: [
             "do", "id", "name", "aliases", "mac", "address", "address6", "published", "egress", "egressAudit",
+            "hostAccess", "token",
         ])
         self.init(id: try view.identifier(), name: try view.required("name").hostName())
         if let field = try view.optional("aliases") {
@@ -136,10 +171,22 @@ extension FabricRequest.Attachment {
         if let field = try view.optional("published") { published = try field.published() }
         if let field = try view.optional("egress") { egress = try field.egress() }
         isEgressAudited = try view.optional("egressAudit")?.bool() ?? false
+        hasHostAccess = try view.optional("hostAccess")?.bool() ?? false
+        if let field = try view.optional("token") { token = try field.token() }
     }
 }
 
 extension JSONView {
+    /// What a machine shows to be let publish: 32 to 128 letters and digits.
+    fileprivate func token() throws(JSONMismatch) -> String {
+        let text = try string()
+        let isGood = text.utf8.allSatisfy { byte in
+            byte >= 0x30 && byte <= 0x39 || byte | 0x20 >= 0x61 && byte | 0x20 <= 0x7A
+        }
+        guard isGood, (32...128).contains(text.utf8.count) else { throw mismatch("that is no token") }
+        return text
+    }
+
     /// A machine's id: 1 to 64 letters, digits and '-'.
     fileprivate func identifier() throws(JSONMismatch) -> String {
         let field = try required("id")
@@ -172,7 +219,7 @@ extension JSONView {
         return result
     }
 
-    fileprivate func egress() throws(JSONMismatch) -> [EgressRule] {
+    func egress() throws(JSONMismatch) -> [EgressRule] {
         let elements = try elements()
         guard elements.count <= FabricRequest.Attachment.listLimit else {
             throw mismatch("\(FabricRequest.Attachment.listLimit) are the most")

@@ -14,8 +14,12 @@ package struct NetworkDefinition: Equatable, Sendable {
     package var gateway6: IPv6Address?
     /// Nothing leaves it: no gateway to the outside, no names but its own.
     package var isInternal = false
-    /// Machines may reach the host's own loopback at `hostAddress`.
+    /// Its machines may reach the host's own loopback, at addresses that stand for it (Docs/FABRIC.md).
     package var allowsHostAccess = false
+    /// What its machines may reach outside, each beside what it may by itself: both have to allow it.
+    package var egress: [EgressRule] = []
+    /// Those rules are only counted, nothing is denied.
+    package var isEgressAudited = false
     /// In bytes, of the machines' interfaces.
     package var mtu: UInt32 = 65_520
     /// Nanoseconds since 1970.
@@ -49,6 +53,8 @@ package struct NetworkDefinition: Equatable, Sendable {
         object["gateway6"] = gateway6.map { .string("\($0)") }
         object["internal"] = .bool(isInternal)
         object["hostAccess"] = .bool(allowsHostAccess)
+        if !egress.isEmpty { object["egress"] = .array(egress.map(\.json)) }
+        if isEgressAudited { object["egressAudit"] = true }
         object["mtu"] = .number(mtu)
         object["createdAt"] = .number(createdAt)
         return .object(object)
@@ -58,7 +64,9 @@ package struct NetworkDefinition: Equatable, Sendable {
     package init(_ json: JSON) throws(JSONMismatch) {
         let view = JSONView(json)
         try view.requireMembers(among: [
-            "version", "name", "subnet", "gateway", "subnet6", "gateway6", "internal", "hostAccess", "mtu", "createdAt",
+            "version", "name", "subnet", "gateway", "subnet6", "gateway6", "internal", "hostAccess", "egress",
+            "egressAudit",
+            "mtu", "createdAt",
         ])
         _ = try view.required("version").unsigned(in: Self.formatVersion...Self.formatVersion)
         let name = try view.required("name")
@@ -70,6 +78,8 @@ package struct NetworkDefinition: Equatable, Sendable {
         if let field = try view.optional("gateway6") { gateway6 = try field.parsed("an IPv6 address") }
         isInternal = try view.optional("internal")?.bool() ?? false
         allowsHostAccess = try view.optional("hostAccess")?.bool() ?? false
+        if let field = try view.optional("egress") { egress = try field.egress() }
+        isEgressAudited = try view.optional("egressAudit")?.bool() ?? false
         if let field = try view.optional("mtu") { mtu = UInt32(try field.unsigned(in: 1280...65_520)) }
         createdAt = try view.optional("createdAt")?.unsigned() ?? 0
         if let problem { throw view.mismatch(problem) }

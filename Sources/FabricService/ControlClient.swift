@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import CLinux
+internal import Fabric
 internal import FabricAPI
 internal import Glibc
 internal import Platform
@@ -14,8 +15,18 @@ final class ControlClient {
     private var descriptors: [Int32] = []
     /// Indices of the ports that it attached.
     var attached: [Int] = []
+    /// The machine that speaks here, through its gateway; nil for who came to the control socket.
+    let machine: EndpointID?
+    /// It has shown the token that its machine was attached with.
+    var isTrusted = false
+    /// What such a machine has published here.
+    var published: [PublishedPorts] = []
+    var listeners: [UInt32] = []
 
-    init(_ socket: consuming Descriptor) { self.socket = socket }
+    init(_ socket: consuming Descriptor, machine: EndpointID? = nil) {
+        self.socket = socket
+        self.machine = machine
+    }
 
     deinit { for raw in descriptors { Glibc.close(raw) } }
 

@@ -18,13 +18,16 @@ extension FabricService {
             guard let connection = try? UnixSocket.accept(on: control) else { return }
             var user: uid_t = 0
             guard unsafe clinux_peer_user(connection.raw, &user) == 0, user == geteuid() || user == 0 else { continue }
-            let index = clients.firstIndex { $0 == nil } ?? clients.count
-            guard index < FabricService.clientLimit,
-                (try? epoll.add(connection.raw, .readable, token: Token.client(index).value)) != nil
-            else { continue }
-            let client = ControlClient(connection)
-            if index == clients.count { clients.append(client) } else { clients[index] = client }
+            add(ControlClient(connection))
         }
+    }
+
+    func add(_ client: ControlClient) {
+        let index = clients.firstIndex { $0 == nil } ?? clients.count
+        guard index < FabricService.clientLimit,
+            (try? epoll.add(client.socket.raw, .readable, token: Token.client(index).value)) != nil
+        else { return }
+        if index == clients.count { clients.append(client) } else { clients[index] = client }
     }
 
     func serve(client index: Int, _ readiness: Readiness) {
@@ -54,6 +57,7 @@ extension FabricService {
         guard let client = clients[index] else { return }
         for port in client.attached { removePort(port) }
         for (number, capture) in captures.enumerated() where capture?.client == index { endCapture(number) }
+        if let machine = client.machine { gateway.withdraw(client.listeners, of: machine) }
         try? epoll.remove(client.socket.raw)
         clients[index] = nil
     }
@@ -67,6 +71,7 @@ extension FabricService {
         } catch {
             return .refused(.malformed, "\(error)")
         }
+        if let machine = client.machine { return reply(to: request, of: machine, client) }
         switch request {
         case .attach(let attachment): return attach(attachment, client)
         case .detach(let id):
@@ -79,13 +84,26 @@ extension FabricService {
             return publish(ports, port)
         case .setEgress(let id, let rules, let isAudited):
             guard let port = own(id, client) else { return FabricService.unknown(id) }
-            port.egress = rules
-            port.isEgressAudited = isAudited
-            gateway.setRules(rules, auditsOnly: isAudited, of: port.endpoint, now: microseconds())
+            port.egress = EgressPolicy.Rules(rules, auditsOnly: isAudited)
+            applyRules(to: port)
+            return .done
+        case .setPolicy(let rules, let isAudited):
+            definition.egress = rules
+            definition.isEgressAudited = isAudited
+            for case let port? in ports { applyRules(to: port) }
+            return .done
+        case .present: return .refused(.forbidden, "only a machine shows a token, to its gateway")
+        case .end:
+            guard state.table.endpoints.isEmpty else { return .refused(.taken, "the network has machines") }
+            isEnding = true
             return .done
         case .inspect: return .inspected(inspection())
         case .capture(let id): return beginCapture(id, index, client)
         }
+    }
+
+    private func applyRules(to port: MachinePort) {
+        gateway.setRules(own: port.egress, network: networkRules, of: port.endpoint, now: microseconds())
     }
 
     private static func unknown(_ id: String) -> FabricReply {
@@ -122,8 +140,9 @@ extension FabricService {
             state = changed
             tableChanged()
             client.attached.append(index)
-            port.egress = attachment.egress
-            port.isEgressAudited = attachment.isEgressAudited
+            port.egress = EgressPolicy.Rules(attachment.egress, auditsOnly: attachment.isEgressAudited)
+            port.hasHostAccess = attachment.hasHostAccess
+            port.token = attachment.token
             addToGateway(endpoint, port)
             if case .refused(let refusal, let reason) = publish(attachment.published, port) {
                 client.attached.removeLast()
@@ -180,18 +199,20 @@ extension FabricService {
 
     private func publish(_ wanted: [PublishedPorts], _ port: MachinePort) -> FabricReply {
         do throws(PublishProblem) {
-            port.published += try gateway.publish(wanted, for: port.endpoint)
+            port.published += try gateway.publish(wanted, for: port.endpoint).ports
             return .published(port.published)
         } catch {
-            let refusal: FabricReply.Refusal =
-                switch error {
-                case .taken: .taken
-                case .forbidden: .forbidden
-                case .noDescriptors: .full
-                case .unknownMachine: .unknown
-                case .noSuchAddress, .system: .failed
-                }
-            return .refused(refusal, "\(error)")
+            return .refused(FabricService.refusal(error), "\(error)")
+        }
+    }
+
+    static func refusal(_ problem: PublishProblem) -> FabricReply.Refusal {
+        switch problem {
+        case .taken: .taken
+        case .forbidden: .forbidden
+        case .noDescriptors: .full
+        case .unknownMachine: .unknown
+        case .noSuchAddress, .system: .failed
         }
     }
 
@@ -223,7 +244,7 @@ extension FabricService {
 
     private func inspection() -> JSON {
         var object = JSONObject()
-        object["network"] = configuration.definition.json
+        object["network"] = definition.json
         var list: [JSON] = []
         for case let port? in ports {
             guard let endpoint = state.table.endpoints.first(where: { $0.id == port.endpoint }) else { continue }
@@ -235,7 +256,7 @@ extension FabricService {
             entry["address"] = endpoint.ipv4.map { .string("\($0)") }
             entry["address6"] = endpoint.ipv6.map { .string("\($0)") }
             entry["connected"] = .bool(port.isConnected)
-            entry["published"] = .array(port.published.map(\.json))
+            entry["published"] = .array(published(of: port).map(\.json))
             entry["queuedBytes"] = .number(port.leaving.reduce(port.queue.bytes) { $0 + $1.count })
             write(router.counters(of: port.id), to: &entry)
             if let usage = gateway.usage(of: port.endpoint) { entry["outside"] = json(usage) }

@@ -33,10 +33,12 @@ extension FabricService {
 
     /// Whether a machine's rules let it ask the outside for a name; counted where they do not.
     func mayAsk(_ message: RawSpan, _ port: MachinePort) -> Bool {
-        guard !port.egress.isEmpty, let view = DNSView(message) else { return true }
-        guard !port.egress.permitAsking(for: view.question.name.text) else { return true }
-        router.countDrop(.nameDenied, at: port.id)
-        return port.isEgressAudited
+        for rules in [port.egress, networkRules] where !rules.list.isEmpty {
+            guard let view = DNSView(message), !rules.list.permitAsking(for: view.question.name.text) else { continue }
+            router.countDrop(.nameDenied, at: port.id)
+            if !rules.auditsOnly { return false }
+        }
+        return true
     }
 
     /// Does what the forwarder wants.

@@ -272,5 +272,6 @@ extension FabricService {
         if capture.isWatched { try? epoll.remove(capture.output.raw) }
         captures[index] = nil
         isCapturing = captures.contains { $0 != nil }
+        if emptySince != nil { emptySince = monotonicNanoseconds() }
     }
 }

@@ -3,7 +3,7 @@
 internal import CLinux
 package import Fabric
 package import FabricAPI
-internal import Gateway
+package import Gateway
 internal import Glibc
 internal import Packet
 package import Platform
@@ -23,8 +23,10 @@ package final class FabricService {
         /// Another one has served this network and was killed: its machines come back with the addresses that they had,
         /// and a new machine must not have got one of those meanwhile.
         var followsAnother = false
-        /// How long it stays without endpoints.
-        package var idleTimeInSeconds: UInt64 = 10
+        /// How long it stays without endpoints: the next machine then finds it there.
+        package var idleTimeInSeconds: UInt64 = 60
+        /// Where machines that may reach the host's loopback find it.
+        package var hostLoopback = EgressPolicy.HostLoopback.here
 
         package init(definition: NetworkDefinition, directory: String) {
             self.definition = definition
@@ -33,6 +35,8 @@ package final class FabricService {
     }
 
     let configuration: Configuration
+    /// The network's, as it is now.
+    var definition: NetworkDefinition
     let epoll: Epoll
     let signals: SignalQueue
     let control: Descriptor
@@ -94,6 +98,7 @@ package final class FabricService {
             state.beginAddresses(after: place, in: configuration.definition.name)
         }
         self.configuration = configuration
+        definition = configuration.definition
         self.state = state
         router.replace(state.table)
         let link = GatewayLink()
@@ -119,6 +124,14 @@ package final class FabricService {
         self.control = control
         link.service = self
         gateway.serve(port: 53) { [unowned self] endpoint, socket in acceptStream(socket, from: endpoint) }
+        gateway.serve(port: FabricRequest.insidePort) { [unowned self] endpoint, socket in
+            acceptInside(socket, from: endpoint)
+        }
+    }
+
+    /// What every machine of the network may reach outside.
+    var networkRules: EgressPolicy.Rules {
+        EgressPolicy.Rules(definition.egress, auditsOnly: definition.isEgressAudited)
     }
 
     /// Serves until a signal comes or nobody has been there for a while.
@@ -162,7 +175,7 @@ package final class FabricService {
         consider(names.deadline)
         if gateway.deadline != .max { consider(gateway.deadline * 1000) }
         consider(router.expire(now: monotonicNanoseconds()))
-        consider(emptySince.map { $0 + configuration.idleTimeInSeconds * 1_000_000_000 })
+        consider(idleDeadline)
         guard let next else { return nil }
         let now = monotonicNanoseconds()
         return next <= now ? 0 : Int32(clamping: (next - now + 999_999) / 1_000_000)
@@ -177,7 +190,12 @@ package final class FabricService {
         }
         if let deadline = names.deadline, deadline <= now { perform(names.advance(now: now)) }
         if gateway.deadline <= now / 1000 { gateway.work(now: now / 1000) }
-        if let emptySince, now >= emptySince + configuration.idleTimeInSeconds * 1_000_000_000 { isEnding = true }
+        if let idleDeadline, now >= idleDeadline { isEnding = true }
+    }
+
+    /// When it ends, if nobody comes; who captures waits for somebody.
+    private var idleDeadline: UInt64? {
+        isCapturing ? nil : emptySince.map { $0 + configuration.idleTimeInSeconds * 1_000_000_000 }
     }
 
     /// The table has changed.

@@ -2,16 +2,21 @@
 
 package import Fabric
 internal import FabricAPI
+internal import Gateway
 internal import Glibc
+package import Packet
 internal import Platform
 internal import Wire
 
-/// `martlet-fabric --definition FILE --directory DIRECTORY --ready-fd N` (Docs/FABRIC-CONTROL.md).
+/// `martlet-fabric --definition FILE --directory DIRECTORY [--ready-fd N] [--host-loopback ADDRESS]`
+/// (Docs/FABRIC-CONTROL.md).
 package struct FabricStart: Sendable {
     package var definition: String
     package var directory: String
     /// Closed when the fabric can be asked.
     package var ready: Int32?
+    /// Where the host's loopback is reached, if that is another host's than this one's.
+    package var hostLoopback: IPv4Address?
 
     package enum Problem: Error, Equatable, Sendable, CustomStringConvertible {
         case usage(String)
@@ -22,6 +27,7 @@ package struct FabricStart: Sendable {
             switch self {
             case .usage(let text):
                 "\(text)\nusage: martlet-fabric --definition FILE --directory DIRECTORY [--ready-fd N]"
+                    + " [--host-loopback ADDRESS]"
             case .definition(let path, let reason): "\(path): \(reason)"
             case .fabric(let error): "\(error)"
             }
@@ -32,7 +38,7 @@ package struct FabricStart: Sendable {
         var values: [String: String] = [:]
         var rest = arguments[...]
         while let name = rest.popFirst() {
-            guard ["--definition", "--directory", "--ready-fd"].contains(name) else {
+            guard ["--definition", "--directory", "--ready-fd", "--host-loopback"].contains(name) else {
                 throw .usage("there is no option \(name)")
             }
             guard let value = rest.popFirst() else { throw .usage("\(name) wants a value") }
@@ -45,6 +51,10 @@ package struct FabricStart: Sendable {
         if let text = values["--ready-fd"] {
             guard let number = Int32(text), number > 2 else { throw .usage("--ready-fd wants a descriptor above 2") }
             ready = number
+        }
+        if let text = values["--host-loopback"] {
+            guard let address = IPv4Address(text) else { throw .usage("--host-loopback wants an IPv4 address") }
+            hostLoopback = address
         }
     }
 
@@ -103,6 +113,7 @@ package struct FabricStart: Sendable {
         let control = claimed.control
         var configuration = FabricService.Configuration(definition: definition, directory: directory)
         configuration.followsAnother = leftovers > 0
+        if let hostLoopback { configuration.hostLoopback = .at(IPv6Address(mapping: hostLoopback)) }
         raiseDescriptorLimit()
         let service = try FabricService(configuration, control: control)
         do throws(SystemError) {

@@ -60,11 +60,10 @@ extension FabricService {
         machine.ipv4 = endpoint.ipv4
         machine.ipv6 = endpoint.ipv6
         machine.quotas = Quotas(ofDescriptors: descriptorLimit())
-        machine.policy.rules = port.egress
-        machine.policy.auditsOnly = port.isEgressAudited
-        if configuration.definition.allowsHostAccess {
-            machine.policy.hostLoopbackIPv4 = EgressPolicy.hostLoopback.ipv4
-            machine.policy.hostLoopbackIPv6 = EgressPolicy.hostLoopback.ipv6
+        machine.policy.own = port.egress
+        machine.policy.network = networkRules
+        if definition.allowsHostAccess || port.hasHostAccess {
+            machine.policy.hostLoopback = configuration.hostLoopback
         }
         gateway.set(machine, now: microseconds())
     }

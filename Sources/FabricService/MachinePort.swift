@@ -3,6 +3,7 @@
 internal import CLinux
 internal import Fabric
 internal import FabricAPI
+internal import Gateway
 internal import Platform
 
 /// One machine's network socket, and what waits for it.
@@ -19,9 +20,11 @@ final class MachinePort {
     var leaving: [QueuedRecord] = []
     /// How much is handed to an empty socket at a time: what it does not take has to be copied.
     var burstInBytes = MachinePort.burstLimitInBytes
-    /// What was asked for outside of the network; kept for `inspect`.
-    var egress: [FabricAPI.EgressRule] = []
-    var isEgressAudited = false
+    /// What was asked for outside of the network.
+    var egress = EgressPolicy.Rules()
+    var hasHostAccess = false
+    /// By which it may publish ports of its own.
+    var token: String?
     var published: [PublishedPorts] = []
 
     /// Of what waits for a machine that is slower than those who send to it.

@@ -9,13 +9,24 @@ package import Packet
 /// `reachesHost`), link-local addresses and with them the metadata service of clouds, multicast, broadcast, and
 /// addresses that hide an IPv4 address in an IPv6 one.
 package struct EgressPolicy: Equatable, Sendable {
-    /// The first that fits decides. Where one of them allows, what fits none is denied, else it is allowed.
-    package var rules: [EgressRule] = []
-    /// What would be refused is let through and counted.
-    package var auditsOnly = false
-    /// The special addresses that stand for the host's loopback; nil where the user has not allowed that.
-    package var hostLoopbackIPv4: IPv4Address?
-    package var hostLoopbackIPv6: IPv6Address?
+    /// Rules, of which the first that fits decides. Where one of them allows, what fits none is denied, else it is
+    /// allowed.
+    package struct Rules: Equatable, Sendable {
+        package var list: [EgressRule] = []
+        /// What would be refused is let through and counted.
+        package var auditsOnly = false
+
+        package init(_ list: [EgressRule] = [], auditsOnly: Bool = false) {
+            self.list = list
+            self.auditsOnly = auditsOnly
+        }
+    }
+
+    /// The machine's own, and those of its network: both have to allow.
+    package var own = Rules()
+    package var network = Rules()
+    /// Where the host's loopback is, if the machine may reach it at the addresses that stand for it.
+    package var hostLoopback: HostLoopback?
     /// The host's own addresses may be reached as others.
     package var reachesHost = false
     /// The names that addresses were given for, until a time in microseconds.
@@ -34,10 +45,18 @@ package struct EgressPolicy: Equatable, Sendable {
 
     /// Where machines find the host's loopback, if they may: in the range for benchmarks (RFC 2544), which nobody routes,
     /// and in a unique local prefix of Martlet's own.
-    package static let hostLoopback = (
+    package static let loopbackAddresses = (
         ipv4: IPv4Address(198, 19, 255, 254),
         ipv6: IPv6Address(high: 0xFD6D_6172_746C_6574, low: 1)
     )
+
+    /// Where connections to the host's loopback go.
+    package enum HostLoopback: Equatable, Sendable {
+        /// This host's own.
+        case here
+        /// This host runs in another, whose loopback is reached at this address.
+        case at(IPv6Address)
+    }
 
     package init() {}
 
@@ -64,9 +83,10 @@ package struct EgressPolicy: Equatable, Sendable {
 
     /// Whether a rule is about this name: then its addresses are to be pinned.
     package func concerns(_ name: String) -> Bool {
-        rules.contains {
-            if case .name(let pattern) = $0.target { EgressPolicy.fits(name, pattern) } else { false }
+        func isAbout(_ rule: EgressRule) -> Bool {
+            if case .name(let pattern) = rule.target { EgressPolicy.fits(name, pattern) } else { false }
         }
+        return own.list.contains(where: isAbout) || network.list.contains(where: isAbout)
     }
 
     private static func fits(_ name: String, _ pattern: String) -> Bool {
@@ -90,9 +110,24 @@ package struct EgressPolicy: Equatable, Sendable {
     }
 
     /// What the rules say.
-    func allows(_ address: IPv6Address, _ port: UInt16, _ number: UInt8, now: UInt64) -> Bool {
-        for rule in rules where fits(rule, address, port, number, now) { return rule.allows }
-        return !rules.contains { $0.allows }
+    enum Judgement: Equatable {
+        case allowed
+        /// Let through, because those that deny it are only to be counted.
+        case audited
+        case denied
+    }
+
+    func judge(_ address: IPv6Address, _ port: UInt16, _ number: UInt8, now: UInt64) -> Judgement {
+        func allows(_ rules: [EgressRule]) -> Bool {
+            for rule in rules where fits(rule, address, port, number, now) { return rule.allows }
+            return !rules.contains { $0.allows }
+        }
+        var judgement = Judgement.allowed
+        for rules in [own, network] where !rules.list.isEmpty && !allows(rules.list) {
+            guard rules.auditsOnly else { return .denied }
+            judgement = .audited
+        }
+        return judgement
     }
 
     /// Where the host is to connect to for an address that a machine asks for.
@@ -104,10 +139,16 @@ package struct EgressPolicy: Equatable, Sendable {
     func decide(
         _ address: IPv6Address, _ port: UInt16, _ number: UInt8, hostAddresses: Set<IPv6Address>, now: UInt64
     ) -> Verdict {
-        if let ipv4 = address.mappedIPv4, ipv4 == hostLoopbackIPv4 {
-            return .reach(IPv6Address(mapping: IPv4Address(0x7F00_0001)))
+        let standIns = EgressPolicy.loopbackAddresses
+        if address.mappedIPv4 == standIns.ipv4 || address == standIns.ipv6 {
+            switch hostLoopback {
+            case .here where address == standIns.ipv6: return .reach(.loopback)
+            case .here: return .reach(IPv6Address(mapping: IPv4Address(0x7F00_0001)))
+            case .at(let elsewhere): return .reach(elsewhere)
+            // This host may run in another, whose loopback it would be.
+            case nil: return .refuse
+            }
         }
-        if address.mappedIPv4 == nil, address == hostLoopbackIPv6 { return .reach(.loopback) }
         if EgressPolicy.isForbidden(address) { return .refuse }
         if !reachesHost && hostAddresses.contains(address) { return .refuse }
         return .reach(address)

@@ -9,16 +9,16 @@ internal import TCP
 
 extension Gateway {
     /// Makes a machine's ports reachable at ports of the host, all of them or none.
-    /// - Returns: the same, with the ports that were chosen where any was right.
+    /// - Returns: the same, with the ports that were chosen where any was right, and what `withdraw` takes them back by.
     package func publish(
         _ wanted: [PublishedPorts], for endpoint: EndpointID
-    ) throws(PublishProblem) -> [PublishedPorts] {
+    ) throws(PublishProblem) -> (ports: [PublishedPorts], listeners: [UInt32]) {
         guard let machine = machines[endpoint] else { throw .unknownMachine }
         let before = listeners[endpoint, default: []].count
         var result: [PublishedPorts] = []
         do throws(PublishProblem) {
             for ports in wanted { result.append(try publish(ports, machine)) }
-            return result
+            return (result, Array(listeners[endpoint, default: []][before...]))
         } catch {
             closeListeners(of: endpoint, from: before)
             throw error
@@ -56,6 +56,13 @@ extension Gateway {
     /// Withdraws all that is published for a machine. Connections that there are go on.
     package func withdraw(_ endpoint: EndpointID) {
         close(listeners.removeValue(forKey: endpoint)?[...] ?? [])
+    }
+
+    /// Withdraws some of what is published for a machine. Connections that there are go on.
+    package func withdraw(_ some: [UInt32], of endpoint: EndpointID) {
+        let known = listeners[endpoint, default: []].filter { some.contains($0) }
+        listeners[endpoint]?.removeAll { known.contains($0) }
+        close(known[...])
     }
 
     private func close(_ closing: ArraySlice<UInt32>) {
@@ -261,7 +268,7 @@ extension Gateway {
             let verdict = policy.decide(
                 key.outside, key.outsidePort, key.protocolNumber, hostAddresses: hostAddresses, now: now)
             if verdict == .refuse { return true }
-            return !policy.auditsOnly && !policy.allows(key.outside, key.outsidePort, key.protocolNumber, now: now)
+            return policy.judge(key.outside, key.outsidePort, key.protocolNumber, now: now) == .denied
         }
         for slot in slots {
             switch slot {

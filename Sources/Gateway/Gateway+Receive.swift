@@ -95,13 +95,13 @@ extension Gateway {
             sendUnreachable(arrival.machine, key, .prohibited, quoting: quoting)
             return nil
         }
-        if !policy.allows(key.outside, key.outsidePort, key.protocolNumber, now: now) {
-            guard policy.auditsOnly else {
-                counters.refusedByPolicy += 1
-                sendUnreachable(arrival.machine, key, .prohibited, quoting: quoting)
-                return nil
-            }
-            counters.audited += 1
+        switch policy.judge(key.outside, key.outsidePort, key.protocolNumber, now: now) {
+        case .allowed: break
+        case .audited: counters.audited += 1
+        case .denied:
+            counters.refusedByPolicy += 1
+            sendUnreachable(arrival.machine, key, .prohibited, quoting: quoting)
+            return nil
         }
         return address
     }

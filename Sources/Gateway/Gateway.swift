@@ -2,7 +2,7 @@
 
 internal import CLinux
 package import Fabric
-package import FabricAPI
+internal import FabricAPI
 internal import Glibc
 package import Packet
 package import Platform
@@ -143,10 +143,12 @@ package final class Gateway {
     }
 
     /// Says anew what a machine may reach; names that it has asked for stay known.
-    package func setRules(_ rules: [EgressRule], auditsOnly: Bool, of endpoint: EndpointID, now: Microseconds) {
+    package func setRules(
+        own: EgressPolicy.Rules, network: EgressPolicy.Rules, of endpoint: EndpointID, now: Microseconds
+    ) {
         guard let machine = machines[endpoint] else { return }
-        machine.settings.policy.rules = rules
-        machine.settings.policy.auditsOnly = auditsOnly
+        machine.settings.policy.own = own
+        machine.settings.policy.network = network
         endRefused(machine, now)
         flush(now: now)
     }

@@ -59,6 +59,7 @@ import Wire
     func reads(text: String, rule: EgressRule) throws {
         #expect(try EgressRule(parsing: text) == rule)
         #expect(try EgressRule(JSONView(rule.json)) == rule)
+        #expect(try EgressRule(parsing: "\(rule)") == rule)
     }
 
     @Test(arguments: [
@@ -78,6 +79,9 @@ import Wire
         definition.subnet6 = IPv6Prefix("fd12:3456:789a:1::/64")
         definition.gateway6 = IPv6Address("fd12:3456:789a:1::1")
         definition.isInternal = true
+        definition.allowsHostAccess = true
+        definition.egress = [EgressRule(allows: false, target: .everything, port: 25)]
+        definition.isEgressAudited = true
         return definition
     }
 
@@ -110,6 +114,8 @@ import Wire
         ]
         attachment.egress = [EgressRule(allows: true, target: .name("example.org"), port: 443)]
         attachment.isEgressAudited = true
+        attachment.hasHostAccess = true
+        attachment.token = String(repeating: "a1", count: 16)
         return attachment
     }
 
@@ -117,7 +123,8 @@ import Wire
         [
             .attach(attachment), .attach(FabricRequest.Attachment(id: "1", name: "a")), .detach(id: "1"),
             .publish(id: "1", attachment.published), .setEgress(id: "1", attachment.egress, isAudited: false),
-            .inspect, .capture(id: nil), .capture(id: "1"),
+            .inspect, .capture(id: nil), .capture(id: "1"), .setPolicy(attachment.egress, isAudited: true),
+            .present(token: String(repeating: "Z", count: 128)), .end,
         ]
     }
 

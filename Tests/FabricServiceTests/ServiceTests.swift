@@ -268,6 +268,36 @@ import Wire
         #expect(state["machines"]?.arrayValue?.first?["dropped"]?["nameDenied"]?.unsignedValue == 3)
     }
 
+    @Test func aNetworksRulesHoldAtOnceForAllOfItsMachines() throws {
+        let served = try Served(resolvers: "nameserver 127.0.0.1\n", resolverPort: 9)
+        let client = try served.client()
+        let a = try Machine(try client.attach("a"))
+        #expect(try client.ask(.setPolicy([EgressRule(parsing: "name=good.example")], isAudited: false)) == .done)
+        #expect(addresses(try a.resolve("evil.example")) == (DNSCode.noSuchName, []))
+        let b = try Machine(try client.attach("b"))
+        #expect(addresses(try b.resolve("evil.example")) == (DNSCode.noSuchName, []))
+        guard case .inspected(let state) = try client.ask(.inspect) else {
+            Issue.record("no inspection")
+            return
+        }
+        #expect(state["network"]?["egress"]?.arrayValue?.count == 1)
+        #expect(state["machines"]?.arrayValue?.map { $0["dropped"]?["nameDenied"]?.unsignedValue } == [1, 1])
+    }
+
+    @Test func aFabricEndsWhereNobodyNeedsIt() throws {
+        let served = try Served()
+        let client = try served.client()
+        _ = try client.attach("a")
+        guard case .refused(.taken, _) = try served.client().ask(.end) else {
+            Issue.record("ended with a machine")
+            return
+        }
+        #expect(try client.ask(.detach(id: "a")) == .done)
+        #expect(try client.ask(.end) == .done)
+        var byte: UInt8 = 0
+        #expect(read(client.socket.raw, &byte, 1) == 0)
+    }
+
     @Test(
         arguments: [
             ([], "x.example", true), (["allow=10.0.0.0/8"], "x.example", true),

@@ -47,7 +47,7 @@ private final class Bench {
         change(&settings.quotas)
         gateway.set(settings, now: now)
         let wanted = try PublishedPorts(parsing: "\(isIPv6 ? "[::1]" : "127.0.0.1"):0:80/\(transport)")
-        port = try #require(try gateway.publish([wanted], for: machine).first).hostPort
+        port = try #require(try gateway.publish([wanted], for: machine).ports.first).hostPort
     }
 
     var connections: Int { gateway.usage(of: machine)?.connections ?? -1 }

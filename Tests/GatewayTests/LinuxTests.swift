@@ -6,6 +6,7 @@ import Packet
 import Platform
 import TestSupport
 import Testing
+import Wire
 
 /// Linux's TCP and UDP on both sides of the gateway.
 @Suite(.serialized, .enabled(if: geteuid() == 0, "network namespaces are made by root"))
@@ -190,6 +191,38 @@ struct AgainstLinux {
             return
         }
         #expect(ports.last?.hostPort ?? 0 > 0)
+    }
+
+    /// A machine that is a host of others asks its gateway, and what it publishes lasts as long as it is connected.
+    @Test func aMachineWithATokenPublishesPortsOfItsOwn() throws {
+        let token = String(repeating: "k9", count: 20)
+        let bed = try Testbed(token: token)
+        func ask(_ socket: TestSocket, _ request: FabricRequest) throws -> FabricReply {
+            try socket.send(request.json.encoded() + [10])
+            return try FabricReply(JSON(parsing: try socket.receive()))
+        }
+        func isRefused(_ reply: FabricReply) -> Bool { if case .refused(.forbidden, _) = reply { true } else { false } }
+        let ports = [try PublishedPorts(parsing: "127.0.0.3:0:80")]
+        let stranger = try TestSocket.connect(in: bed.machine, "10.88.0.1", FabricRequest.insidePort)
+        #expect(isRefused(try ask(stranger, .publish(id: "m", ports))))
+        #expect(isRefused(try ask(stranger, .present(token: String(repeating: "k8", count: 20)))))
+        #expect(isRefused(try ask(stranger, .inspect)))
+        #expect(isRefused(try bed.ask(.present(token: token))))
+        let friend = try TestSocket.connect(in: bed.machine, "10.88.0.1", FabricRequest.insidePort)
+        #expect(try ask(friend, .present(token: token)) == .done)
+        #expect(isRefused(try ask(friend, .end)))
+        guard case .published(let chosen) = try ask(friend, .publish(id: "m", ports)) else {
+            Issue.record("nothing was published")
+            return
+        }
+        let port = try #require(chosen.first?.hostPort)
+        let server = try TestSocket.listen(in: bed.machine, Testbed.machineAddress, 80)
+        let client = try TestSocket.connect(in: bed.host, "127.0.0.3", port)
+        try client.send([7])
+        #expect(try server.accept().0.receive() == [7])
+        friend.finish()
+        #expect(try friend.receiveAll().isEmpty)
+        #expect(throws: (any Error).self) { try TestSocket.connect(in: bed.host, "127.0.0.3", port) }
     }
 
     @Test(arguments: [65_520, 1500] as [UInt32]) func datagrams(mtu: UInt32) throws {

@@ -27,7 +27,8 @@ final class Testbed {
 
     /// - Parameter loss: how many frames of a thousand get lost on the machine's link, and how many change places.
     init(
-        mtu: UInt32 = 65_520, hostAccess: Bool = false, published: [String] = [], egress: [String] = [], loss: Int = 0
+        mtu: UInt32 = 65_520, hostAccess: Bool = false, published: [String] = [], egress: [String] = [], loss: Int = 0,
+        token: String? = nil
     ) throws {
         var random = SystemRandomNumberGenerator()
         let id = String(random.next() % 1_000_000, radix: 36)
@@ -65,6 +66,7 @@ final class Testbed {
         attachment.address6 = IPv6Address(Testbed.machineAddress6)
         attachment.published = try published.map { try PublishedPorts(parsing: $0) }
         attachment.egress = try egress.map { try EgressRule(parsing: $0) }
+        attachment.token = token
         var rest: [UInt8] = []
         guard case .attached(let endpoint) = try Testbed.ask(.attach(attachment), control, &rest) else {
             throw SystemError("attach", code: EPROTO)

@@ -17,23 +17,34 @@ private func address(_ text: String) -> IPv6Address {
 @Suite struct Policy {
     private func policy(_ rules: String...) throws -> EgressPolicy {
         var policy = EgressPolicy()
-        policy.rules = try rules.map { try EgressRule(parsing: $0) }
+        policy.own = EgressPolicy.Rules(try rules.map { try EgressRule(parsing: $0) })
         return policy
     }
 
     @Test func theFirstRuleThatFitsDecides() throws {
         let policy = try policy("deny=10.0.0.0/8:22", "allow=10.0.0.0/8", "allow=2001:db8::/32", "deny=all")
-        #expect(policy.allows(address("10.1.2.3"), 80, IPProtocol.tcp, now: 0))
-        #expect(!policy.allows(address("10.1.2.3"), 22, IPProtocol.tcp, now: 0))
-        #expect(!policy.allows(address("11.1.2.3"), 80, IPProtocol.udp, now: 0))
-        #expect(policy.allows(address("2001:db8::1"), 0, IPProtocol.icmpv6, now: 0))
-        #expect(policy.allows(address("10.1.2.3"), 0, IPProtocol.icmp, now: 0))
+        #expect(policy.judge(address("10.1.2.3"), 80, IPProtocol.tcp, now: 0) == .allowed)
+        #expect(policy.judge(address("10.1.2.3"), 22, IPProtocol.tcp, now: 0) == .denied)
+        #expect(policy.judge(address("11.1.2.3"), 80, IPProtocol.udp, now: 0) == .denied)
+        #expect(policy.judge(address("2001:db8::1"), 0, IPProtocol.icmpv6, now: 0) == .allowed)
+        #expect(policy.judge(address("10.1.2.3"), 0, IPProtocol.icmp, now: 0) == .allowed)
     }
 
     @Test func whatFitsNoneIsDeniedWhereOneAllows() throws {
-        #expect(!(try policy("allow=10.0.0.0/8").allows(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0)))
-        #expect(try policy("deny=10.0.0.0/8").allows(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0))
-        #expect(try policy().allows(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0))
+        #expect(try policy("allow=10.0.0.0/8").judge(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0) == .denied)
+        #expect(try policy("deny=10.0.0.0/8").judge(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0) == .allowed)
+        #expect(try policy().judge(address("11.0.0.1"), 80, IPProtocol.tcp, now: 0) == .allowed)
+    }
+
+    @Test func theNetworkHasItsSayToo() throws {
+        var policy = try policy("allow=10.0.0.0/8")
+        policy.network = EgressPolicy.Rules([try EgressRule(parsing: "deny=10.1.0.0/16")])
+        func judge(_ text: String) -> EgressPolicy.Judgement { policy.judge(address(text), 80, IPProtocol.tcp, now: 0) }
+        #expect(judge("10.2.0.1") == .allowed && judge("10.1.0.1") == .denied && judge("11.0.0.1") == .denied)
+        policy.network.auditsOnly = true
+        #expect(judge("10.1.0.1") == .audited && judge("11.0.0.1") == .denied)
+        policy.own.auditsOnly = true
+        #expect(judge("11.0.0.1") == .audited)
     }
 
     @Test func namesHoldForAsLongAsTheySay() throws {
@@ -43,11 +54,13 @@ private func address(_ text: String) -> IPv6Address {
         let one = address("203.0.113.1")
         var isPinned = policy.pin(one, name: "a.example.org", until: 100, now: 0)
         #expect(isPinned)
-        #expect(policy.allows(one, 443, IPProtocol.tcp, now: 99) && !policy.allows(one, 443, IPProtocol.tcp, now: 100))
-        #expect(!policy.allows(one, 80, IPProtocol.tcp, now: 99))
+        #expect(
+            policy.judge(one, 443, IPProtocol.tcp, now: 99) == .allowed
+                && policy.judge(one, 443, IPProtocol.tcp, now: 100) == .denied)
+        #expect(policy.judge(one, 80, IPProtocol.tcp, now: 99) == .denied)
         isPinned = policy.pin(one, name: "example.net", until: 200, now: 0)
         #expect(isPinned)
-        #expect(policy.allows(one, 80, IPProtocol.tcp, now: 150))
+        #expect(policy.judge(one, 80, IPProtocol.tcp, now: 150) == .allowed)
         for index in 0..<20_000 as Range<UInt32> {
             _ = policy.pin(IPv6Address(mapping: IPv4Address(index)), name: "example.net", until: 100, now: 0)
         }
@@ -74,9 +87,10 @@ private func address(_ text: String) -> IPv6Address {
             policy.decide(address(text), 80, IPProtocol.tcp, hostAddresses: [own], now: 0)
         }
         #expect(decide("192.0.2.1") == .refuse && decide("192.0.2.2") == .reach(address("192.0.2.2")))
-        #expect(decide("198.19.255.254") == .reach(address("198.19.255.254")))
-        policy.hostLoopbackIPv4 = EgressPolicy.hostLoopback.ipv4
-        policy.hostLoopbackIPv6 = EgressPolicy.hostLoopback.ipv6
+        #expect(decide("198.19.255.254") == .refuse && decide("fd6d:6172:746c:6574::1") == .refuse)
+        policy.hostLoopback = .at(address("192.0.2.9"))
+        #expect(decide("198.19.255.254") == .reach(address("192.0.2.9")))
+        policy.hostLoopback = .here
         #expect(decide("198.19.255.254") == .reach(address("127.0.0.1")))
         #expect(decide("fd6d:6172:746c:6574::1") == .reach(.loopback))
         #expect(decide("192.0.2.1") == .refuse && decide("127.0.0.1") == .refuse)
@@ -128,11 +142,9 @@ private func address(_ text: String) -> IPv6Address {
         settings.ipv4 = IPv4Address(10, 0, 0, 2)
         settings.ipv6 = IPv6Address("fd00::2")
         // Nothing leaves this host: its loopback is all that may be reached.
-        settings.policy.rules = try [
-            EgressRule(parsing: "allow=198.19.255.254/32"), EgressRule(parsing: "allow=fd6d:6172:746c:6574::1/128"),
-        ]
-        settings.policy.hostLoopbackIPv4 = EgressPolicy.hostLoopback.ipv4
-        settings.policy.hostLoopbackIPv6 = EgressPolicy.hostLoopback.ipv6
+        settings.policy.own = EgressPolicy.Rules(
+            try ["allow=198.19.255.254/32", "allow=fd6d:6172:746c:6574::1/128"].map { try EgressRule(parsing: $0) })
+        settings.policy.hostLoopback = .here
         settings.quotas.datagramFlows = 16
         settings.quotas.connections = 64
         settings.quotas.connecting = 8
@@ -144,7 +156,7 @@ private func address(_ text: String) -> IPv6Address {
         let link = FakeLink()
         let gateway = try gateway(link)
         let first = try gateway.publish([try PublishedPorts(parsing: "127.0.0.1:0:80")], for: machine)
-        let port = try #require(first.first).hostPort
+        let port = try #require(first.ports.first).hostPort
         #expect(port > 0)
         #expect(throws: PublishProblem.taken("127.0.0.1:\(port)", .tcp)) {
             try gateway.publish([try PublishedPorts(parsing: "127.0.0.1:\(port):81")], for: machine)
@@ -228,7 +240,7 @@ private func address(_ text: String) -> IPv6Address {
                 }
             }
             if random.next() % 16 == 0 { number = UInt8(truncatingIfNeeded: random.next()) }
-            let record = packet(number, to: EgressPolicy.hostLoopback.ipv4, payload)
+            let record = packet(number, to: EgressPolicy.loopbackAddresses.ipv4, payload)
             receive(gateway, record, number)
             link.packets.removeAll()
             if round % 16 == 0 {
