@@ -93,7 +93,10 @@ var targets: [Target] = [
         ],
         swiftSettings: lowFloors),
     .target(
-        name: "EmulatedHost", dependencies: ["CLinux", "Platform", "Wire", "GuestProtocol", "Sessions"],
+        name: "EmulatedHost",
+        dependencies: [
+            "CLinux", "Platform", "Wire", "Packet", "GuestProtocol", "FabricAPI", "Fabric", "Networks", "Sessions",
+        ],
         swiftSettings: lowFloors),
 
     // Floor 5
@@ -179,7 +182,7 @@ var targets: [Target] = [
         "ImageStoreTests",
         ["ImageStore", "ImageStoreProbe", "OCI", "OCITesting", "DiskImage", "Platform", nioHTTP1]),
     tests("TCPTests", ["TCP"]),
-    tests("NetworksTests", ["Networks", "FabricAPI", "Packet", "Platform"]),
+    tests("NetworksTests", ["Networks", "FabricAPI", "Packet", "Platform", "Wire"]),
     tests("WorkerTests", ["Worker", "GuestProtocol", "MachineAPI", "Platform", "Wire", "Sessions"]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
     // What `martlet host` does, as a program for the tests of it.

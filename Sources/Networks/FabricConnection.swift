@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import CLinux
 package import FabricAPI
 internal import Glibc
-internal import Platform
+internal import Packet
+package import Platform
 internal import Wire
 
 /// A connection to a network's fabric. It is a lease: what was attached through it is detached when it is closed, however
@@ -24,7 +26,7 @@ package struct FabricConnection: ~Copyable, Sendable {
                 self.socket = socket
                 return
             }
-            try Self.start(name, store, program)
+            try StartedFabric(name, of: store, program: program).wait()
         }
         throw .cannotStart(name, "it ends before it answers; \(store.directory(name))/log may say why")
     }
@@ -36,6 +38,36 @@ package struct FabricConnection: ~Copyable, Sendable {
         self.name = name
     }
 
+    /// Connects to the fabric that this host is attached to as a machine, and says so.
+    package static func asMachine(of outer: OuterHost) throws(NetworkError) -> FabricConnection {
+        var connection = FabricConnection(socket: try call(outer), name: "outside")
+        _ = try connection.ask(.present(token: outer.token))
+        return connection
+    }
+
+    private init(socket: consuming Descriptor, name: String) {
+        self.socket = socket
+        self.name = name
+    }
+
+    private static func call(_ outer: OuterHost) throws(NetworkError) -> Descriptor {
+        do throws(SystemError) { return try dial(outer) } catch { throw .system(error) }
+    }
+
+    private static func dial(_ outer: OuterHost) throws(SystemError) -> Descriptor {
+        let socket = try InternetSocket.make(.stream, ipv4: true)
+        let way = try InternetSocket.connect(socket, to: SocketAddress(ipv4: outer.gateway.value, port: outer.port))
+        if way == .underway {
+            try Self.wait(for: socket, POLLOUT)
+            let code = InternetSocket.takeError(socket)
+            guard code == 0 else { throw SystemError("connect", "\(outer.gateway)", code: code) }
+        }
+        // Whoever asks for nothing for a while still wants to know that the fabric there was started anew.
+        InternetSocket.tune(socket, keepaliveInSeconds: 6)
+        try socket.setNonBlocking(false)
+        return socket
+    }
+
     private static func connect(_ path: String) throws(NetworkError) -> Descriptor? {
         do throws(SystemError) {
             return try UnixSocket.connect(to: path)
@@ -45,55 +77,43 @@ package struct FabricConnection: ~Copyable, Sendable {
         }
     }
 
-    /// Starts the fabric, and waits until it can be asked or has ended.
-    private static func start(_ name: String, _ store: NetworkStore, _ program: String) throws(NetworkError) {
-        do throws(SystemError) {
-            let directory = store.directory(name)
-            try Files.makeDirectories(directory, permissions: 0o700)
-            let log = try Descriptor.open("\(directory)/log", .append, permissions: 0o600)
-            let ready = try Pipe()
-            let reading = ready.reading
-            let writing = ready.writing
-            var specification = ProcessSpecification(
-                program,
-                [
-                    "martlet-fabric", "--definition", store.definitionPath(name), "--directory", directory,
-                    "--ready-fd", "3",
-                ])
-            specification.descriptors = [-1, log.raw, log.raw, writing.raw]
-            specification.directory = "/"
-            specification.newSession = true
-            let child = try ChildProcess(specification)
-            writing.close()
-            var word: UInt8 = 0
-            // It closes its end when it listens, or by ending.
-            _ = unsafe withUnsafeMutableBytes(of: &word) { space in try? unsafe reading.read(into: space) }
-            guard let end = try child.poll(), end != .exited(0) else { return }
-            throw SystemError("exec", program, code: ECHILD)
-        } catch {
-            throw .cannotStart(name, error.code == ECHILD ? lastWords(store, name) : "\(error)")
-        }
-    }
-
-    private static func lastWords(_ store: NetworkStore, _ name: String) -> String {
-        let path = "\(store.directory(name))/log"
-        let bytes = (try? Files.read(path, limit: 1 << 20)) ?? []
-        let line = bytes.split(separator: 10).last.map { String(decoding: $0.suffix(1000), as: UTF8.self) }
-        return line ?? "it said nothing; see \(path)"
-    }
-
     /// Readable when the fabric has ended: nothing else comes unasked.
     package var descriptor: Int32 { socket.raw }
 
+    /// Whether the other side has gone; to be asked when `descriptor` is readable.
+    package var isLost: Bool {
+        var byte: UInt8 = 0
+        let raw = socket.raw
+        let count = retryingInterrupts { unsafe recv(raw, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT)) }
+        return count == 0 || count < 0 && clinux_errno() != EAGAIN
+    }
+
     /// Asks and waits for the reply.
     package mutating func ask(_ request: FabricRequest) throws(NetworkError) -> FabricReply {
+        try send(request)
+        return try receive()
+    }
+
+    /// Asks, together with a descriptor for it to write to, and waits for the reply.
+    package mutating func ask(
+        _ request: FabricRequest, giving descriptor: borrowing Descriptor
+    ) throws(NetworkError) -> FabricReply {
+        let line = request.json.encoded() + [10]
+        var raw = descriptor.raw
+        let sent = unsafe clinux_send_descriptors(socket.raw, line, line.count, &raw, 1)
+        guard sent == line.count else { throw .system(SystemError("sendmsg", name)) }
+        return try receive()
+    }
+
+    /// Asks. The reply is taken by `receive`.
+    package func send(_ request: FabricRequest) throws(NetworkError) {
+        do throws(SystemError) { try socket.writeAll(request.json.encoded() + [10]) } catch { throw .system(error) }
+    }
+
+    /// Waits for the reply to what was asked first of what has no reply yet.
+    package mutating func receive() throws(NetworkError) -> FabricReply {
         let line: [UInt8]
-        do throws(SystemError) {
-            try socket.writeAll(request.json.encoded() + [10])
-            line = try readLine()
-        } catch {
-            throw .system(error)
-        }
+        do throws(SystemError) { line = try readLine() } catch { throw .system(error) }
         let reply: FabricReply
         do {
             reply = try FabricReply(JSON(parsing: line, limits: Self.limits))
@@ -119,6 +139,7 @@ package struct FabricConnection: ~Copyable, Sendable {
                 return line
             }
             guard unread.count <= FabricReply.sizeLimit else { throw SystemError("read", name, code: EMSGSIZE) }
+            try Self.wait(for: socket, POLLIN)
             let transfer = unsafe space.withUnsafeMutableBytes { buffer in
                 Result { () throws(SystemError) in try unsafe socket.read(into: buffer) }
             }
@@ -128,4 +149,14 @@ package struct FabricConnection: ~Copyable, Sendable {
             unread.append(contentsOf: space[..<count])
         }
     }
+
+    /// A fabric that does not answer is stopped or stuck: nobody waits for it for ever.
+    private static func wait(for socket: borrowing Descriptor, _ event: Int32) throws(SystemError) {
+        var entry = pollfd(fd: socket.raw, events: Int16(truncatingIfNeeded: event), revents: 0)
+        let count = retryingInterrupts { unsafe Int(poll(&entry, 1, answerLimit)) }
+        guard count > 0 else { throw SystemError("poll", "the fabric", code: count == 0 ? ETIMEDOUT : clinux_errno()) }
+    }
+
+    /// In milliseconds.
+    private static let answerLimit: Int32 = 20_000
 }

@@ -74,13 +74,7 @@ package struct NetworkStore: Sendable {
         let lock = try lock()
         guard !Files.exists(definitionPath(wish.name)) else { throw .exists(wish.name) }
         let definition = try completed(wish, choosesIPv6: choosesIPv6, random: random)
-        do throws(SystemError) {
-            try Files.writeAtomically(
-                definition.json.encoded(indented: true), to: definitionPath(definition.name), permissions: 0o600,
-                durable: true)
-        } catch {
-            throw .system(error)
-        }
+        try write(definition)
         lock.end()
         return definition
     }
@@ -135,17 +129,53 @@ package struct NetworkStore: Sendable {
         }
     }
 
+    /// Replaces what a network's file says of it, beside its name and addresses.
+    package func change(
+        _ name: String, _ body: (inout NetworkDefinition) -> Void
+    ) throws(NetworkError) -> NetworkDefinition {
+        let lock = try lock()
+        var definition = try load(name)
+        body(&definition)
+        try write(definition)
+        lock.end()
+        return definition
+    }
+
+    private func write(_ definition: NetworkDefinition) throws(NetworkError) {
+        do throws(SystemError) {
+            try Files.writeAtomically(
+                definition.json.encoded(indented: true), to: definitionPath(definition.name), permissions: 0o600,
+                durable: true)
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    /// Has the fabric of a network end, which stays for a while after its last machine, and gives its lock.
+    private func endIdle(_ name: String) throws(NetworkError) -> FileLock {
+        do throws(NetworkError) {
+            if var connection = try FabricConnection(toRunning: name, of: self) { _ = try connection.ask(.end) }
+        } catch {
+            guard case .refused(.taken, _) = error else { throw error }
+            throw .inUse(name)
+        }
+        do throws(SystemError) { return try FileLock(waitingAt: "\(directory(name))/lock") } catch {
+            throw .system(error)
+        }
+    }
+
     /// Removes a network that nobody uses.
     package func remove(_ name: String) throws(NetworkError) {
         _ = try load(name)
         let directory = directory(name)
         if Files.exists(directory) {
             // The fabric holds the lock for as long as it lives.
-            let attempt: FileLock?
+            var attempt: FileLock?
             do throws(SystemError) { attempt = try FileLock.attempt(at: "\(directory)/lock") } catch {
                 throw .system(error)
             }
-            guard let lock = consume attempt else { throw .inUse(name) }
+            let lock: FileLock
+            if let free = attempt.take() { lock = free } else { lock = try endIdle(name) }
             do throws(SystemError) { try Files.removeTree(directory) } catch { throw .system(error) }
             lock.end()
         }

@@ -4,7 +4,9 @@ import FabricAPI
 import Glibc
 import Packet
 import Platform
+import TestSupport
 import Testing
+import Wire
 
 @testable import Networks
 
@@ -34,6 +36,44 @@ import Testing
             let again = try store.create(NetworkDefinition(name: "again"), choosesIPv6: false, random: 0)
             #expect(again.subnet == subnets[7])
             #expect(again.subnet6 == nil)
+        }
+    }
+
+    @Test func aNetworkIsChangedInPlace() throws {
+        try withStore { store in
+            let made = try store.create(NetworkDefinition(name: "mine"), choosesIPv6: true, random: 7)
+            let changed = try store.change("mine") { $0.egress = [EgressRule(allows: false, target: .everything)] }
+            #expect(changed.egress.count == 1 && changed.subnet == made.subnet)
+            let loaded = try store.load("mine")
+            #expect(loaded == changed)
+            #expect(throws: NetworkError.self) { try store.change("other") { $0.egress = [] } }
+        }
+    }
+
+    @Test func theHostOutsideIsReadAndItsPortsAreLedTo() throws {
+        try withStore { store in
+            #expect(store.outerHost == nil)
+            let outer = OuterHost(
+                address: IPv4Address(10, 0, 2, 15), gateway: IPv4Address(10, 0, 2, 2),
+                token: String(repeating: "f", count: 32), loopback: IPv4Address(198, 19, 255, 254))
+            let path = "\(splitPath(store.running).directory)/\(OuterHost.fileName)"
+            try Files.writeAtomically(outer.json.encoded(), to: path)
+            #expect(store.outerHost == outer)
+            try Files.writeAtomically(Array("{}".utf8), to: path)
+            #expect(store.outerHost == nil)
+            var generator = SeededGenerator(3)
+            for text in [
+                "8080:80", "53:53/udp", "127.0.0.2::80", "[::1]:1-65000:1-65000", "30000-39999:1-10000/tcp/proxy",
+            ] {
+                let wanted = try PublishedPorts(parsing: text)
+                for attempt in 0..<200 {
+                    let inside = outer.inside(wanted, attempt: attempt, random: generator.next())
+                    #expect(inside.hostAddress == .v4(outer.address) && !inside.tellsClientAddress)
+                    #expect(inside.hostPort > 0 && Int(inside.hostPort) + Int(inside.count) <= 65_536)
+                    #expect(inside.machinePort == wanted.machinePort && inside.transport == wanted.transport)
+                    if attempt == 0, wanted.hostPort >= 1024 { #expect(inside.hostPort == wanted.hostPort) }
+                }
+            }
         }
     }
 
