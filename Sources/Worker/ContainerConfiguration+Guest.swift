@@ -20,7 +20,7 @@ extension ContainerConfiguration {
     /// What the guest is to become.
     /// - Parameter rootSlot: where the disk was put after the guest's kernel had looked; nil where it was there before.
     /// - Parameter network: the machine's place in its network, where it has one.
-    func guestConfiguration(rootSlot: Int?, network: NetworkLease?) -> Configuration {
+    func guestConfiguration(rootSlot: Int?, network: NetworkPlace?) -> Configuration {
         var result = Configuration()
         result.root = .image
         result.rootDevice = Array(rootDevice.utf8)

@@ -17,7 +17,7 @@ package struct RunSyntax: Equatable, Sendable {
     ]
     package static let flags: Set<String> = [
         "detach", "interactive", "rm", "read-only", "insecure-registry", "no-template", "help",
-        "egress-audit",
+        "egress-audit", "host-access",
     ]
     package static let valued: Set<String> = [
         "name", "env", "env-file", "workdir", "user", "entrypoint", "cpus", "memory", "hostname", "kernel", "timeout",

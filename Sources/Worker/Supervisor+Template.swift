@@ -10,7 +10,7 @@ extension Supervisor {
     /// be put in is the end.
     func makeTemplate() {
         guard let (new, disk, interfaces) = start.making else {
-            return feed(.diskRefused("there is no template to make"))
+            return feed(.deviceRefused("there is no template to make"))
         }
         mark("template begun")
         var failure: String?
@@ -23,15 +23,15 @@ extension Supervisor {
         ]
         ask("PUT", "/snapshot/create", create) { answer in failure = failure ?? answer.refusal }
         ask("PUT", "/drives/\(disk.identifier)", disk.json) { [unowned self] answer in
-            if let reason = answer.refusal { feed(.diskRefused("the image's disk could not be added: \(reason)")) }
+            if let reason = answer.refusal { feed(.deviceRefused("the image's disk could not be added: \(reason)")) }
         }
         for interface in interfaces {
             ask("PUT", "/network-interfaces/\(interface.identifier)", interface.json) { [unowned self] answer in
-                if let reason = answer.refusal { feed(.diskRefused("the network could not be added: \(reason)")) }
+                if let reason = answer.refusal { feed(.deviceRefused("the network could not be added: \(reason)")) }
             }
         }
         ask("PATCH", "/vm", ["state": "Resumed"]) { [unowned self] answer in
-            if let reason = answer.refusal { return feed(.diskRefused("the machine could not go on: \(reason)")) }
+            if let reason = answer.refusal { return feed(.deviceRefused("the machine could not go on: \(reason)")) }
             start.templateWritten(failure)
             state.originNote = start.note
             mark("template made")

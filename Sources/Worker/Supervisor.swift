@@ -4,6 +4,7 @@
 
 internal import Glibc
 internal import GuestProtocol
+internal import Networks
 package import Platform
 internal import Sessions
 internal import Wire
@@ -26,11 +27,16 @@ package final class Supervisor {
         static let timer: UInt64 = 7
         static let signals: UInt64 = 8
         static let api: UInt64 = 9
+        static let network: UInt64 = 10
+        static let networkTimer: UInt64 = 11
         static let firstControl: UInt64 = 64
     }
 
     let configuration: ContainerConfiguration
-    private let network: NetworkLease?
+    let network: NetworkLease?
+    /// Runs while what was lost of the network could not be had again; and how long it waits, in milliseconds.
+    let networkTimer: Timer?
+    var networkDelay: UInt64 = 0
     private let store: MachineStore
     let epoll: Epoll
     private let timer: Timer
@@ -56,7 +62,7 @@ package final class Supervisor {
 
     /// Starts the machine whose directory is the working directory.
     /// - Parameters:
-    ///   - network: its place in its network, kept for as long as it runs.
+    ///   - network: its place in its network, asked for and kept for as long as it runs.
     ///   - foreground: the socket of the client that it runs for.
     package init(
         configuration: ContainerConfiguration, store: MachineStore, network: NetworkLease?,
@@ -64,6 +70,7 @@ package final class Supervisor {
     ) throws(SystemError) {
         self.configuration = configuration
         self.network = network
+        networkTimer = network == nil ? nil : try Timer()
         self.store = store
         var policy = SupervisorStateMachine.Policy()
         policy.isDetached = configuration.isDetached
@@ -88,6 +95,10 @@ package final class Supervisor {
         try epoll.add(monitor.status, .readable, token: Token.status)
         try epoll.add(timer.descriptor.raw, .readable, token: Token.timer)
         try epoll.add(signals.descriptor.raw, .readable, token: Token.signals)
+        switch networkTimer {
+        case .some(let timer): try epoll.add(timer.descriptor.raw, .readable, token: Token.networkTimer)
+        case .none: break
+        }
         self.foreground = try Connection(foreground, token: Token.foreground, epoll: epoll)
         let pid = monitor.pid
         self.signals = signals
@@ -102,7 +113,6 @@ package final class Supervisor {
         state.monitor = ProcessIdentity(pid: pid)
         state.origin = start.word
         state.originNote = start.note
-        state.network = network?.json
         writeState()
     }
 
@@ -133,6 +143,7 @@ package final class Supervisor {
         case Token.status: readStatus()
         case Token.api: api.handle(epoll)
         case Token.timer: handleTimers()
+        case Token.network, Token.networkTimer: restoreNetwork()
         case Token.signals: while signals.next() != nil { feed(.terminated) }
         default: readControl(token)
         }
@@ -219,8 +230,10 @@ extension Supervisor {
     }
 
     private func greetGuest() {
+        let place: NetworkPlace?
+        do throws(NetworkError) { place = try settleNetwork() } catch { return feed(.deviceRefused("\(error)")) }
         greet(isClone: false)
-        let become = configuration.guestConfiguration(rootSlot: start.rootSlot, network: network)
+        let become = configuration.guestConfiguration(rootSlot: start.rootSlot, network: place)
         guest?.queue(Frame(.configure, payload: become.payload))
         let request = configuration.processRequest.payload
         guest?.queue(Frame(.request, session: SupervisorStateMachine.mainSession, payload: request))
@@ -418,6 +431,8 @@ extension Supervisor {
         case Token.guestListener: try? epoll.remove(guestListener.raw)
         case Token.controlListener: try? epoll.remove(controlListener.raw)
         case Token.timer: _ = timer.drain()
+        case Token.network: for raw in network?.descriptors ?? [] { try? epoll.remove(raw) }
+        case Token.networkTimer: drainNetworkTimer()
         case Token.signals: while signals.next() != nil {}
         case Token.status: try? epoll.remove(monitor.status)
         case Token.monitor: try? epoll.remove(monitor.ended)

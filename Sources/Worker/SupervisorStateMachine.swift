@@ -78,8 +78,8 @@ package struct SupervisorStateMachine: Sendable {
         case controlFrame(Frame)
         /// The template is made, or could not be, and the machine has its disk.
         case templateMade
-        /// The machine could not be given its disk.
-        case diskRefused(String)
+        /// The machine could not be given its disk, or its place in its network.
+        case deviceRefused(String)
         /// The monitor is gone; what it said about it.
         case monitorEnded(String)
         case timer(TimerName)
@@ -174,7 +174,7 @@ package struct SupervisorStateMachine: Sendable {
             guard phase == .templating else { return [] }
             phase = .asked
             return [.greetGuest]
-        case .diskRefused(let reason): return conclude(.failed(125, reason))
+        case .deviceRefused(let reason): return conclude(.failed(125, reason))
         case .guestFrame(let frame): return restoreFailure == nil ? handleGuest(frame) : []
         case .guestFailed(let what): return violation(what)
         case .guestLost(let reason):

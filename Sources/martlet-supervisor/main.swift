@@ -22,7 +22,7 @@ func supervise(stateDirectory: String, client: borrowing Descriptor, lock: borro
     try client.setInherited(false)
     try lock.descriptor.setInherited(false)
     let configuration = try ContainerConfiguration.load()
-    // Before the monitor: its network device connects as it starts.
+    // Before all else: a fabric that has to be started does so while the monitor starts.
     let network = try NetworkLease(configuration)
     let supervisor = try Supervisor(
         configuration: configuration, store: MachineStore(root: stateDirectory), network: network,

@@ -155,7 +155,7 @@ extension SupervisorStateMachine {
         policy.origin = .bootForTemplate
         var machine = Machine(policy: policy)
         _ = machine.handle(.guestFrame(hello()))
-        #expect(machine.handle(.diskRefused("no slot")).last == .endMonitor)
+        #expect(machine.handle(.deviceRefused("no slot")).last == .endMonitor)
         #expect(machine.outcome?.reason == "no slot")
     }
 
@@ -441,7 +441,8 @@ extension SupervisorStateMachine {
         case 1: return .guestLost("lost")
         case 2: return .foregroundLost
         case 3: return .monitorEnded("ended")
-        case 4: return [.terminated, .templateMade, .diskRefused("x")].randomElement(using: &generator) ?? .terminated
+        case 4:
+            return [.terminated, .templateMade, .deviceRefused("x")].randomElement(using: &generator) ?? .terminated
         case 5: return .timer(Machine.TimerName.allCases.randomElement(using: &generator) ?? .run)
         case 6..<12: return .foregroundFrame(anyFrame(&generator))
         case 12..<16: return .controlFrame(anyFrame(&generator))

@@ -16,6 +16,8 @@ package struct NetworkWish: Equatable, Sendable {
     package var published: [PublishedPorts] = []
     package var egress: [EgressRule] = []
     package var isEgressAudited = false
+    /// It may reach the host's own loopback.
+    package var hasHostAccess = false
     /// Instead of the network's own; addresses.
     package var nameServers: [String] = []
     package var searchDomains: [String] = []
@@ -43,6 +45,7 @@ package struct NetworkWish: Equatable, Sendable {
         object["published"] = .array(published.map(\.json))
         object["egress"] = .array(egress.map(\.json))
         object["egressAudit"] = .bool(isEgressAudited)
+        object["hostAccess"] = .bool(hasHostAccess)
         object["nameServers"] = .strings(nameServers)
         object["searchDomains"] = .strings(searchDomains)
         object["hosts"] = .strings(hosts)
@@ -63,6 +66,7 @@ package struct NetworkWish: Equatable, Sendable {
         for element in try view.required("published").elements() { published.append(try PublishedPorts(element)) }
         for element in try view.required("egress").elements() { egress.append(try EgressRule(element)) }
         isEgressAudited = try view.required("egressAudit").bool()
+        hasHostAccess = try view.optional("hostAccess")?.bool() ?? false
         nameServers = try view.required("nameServers").strings()
         searchDomains = try view.required("searchDomains").strings()
         hosts = try view.required("hosts").strings()
