@@ -17,6 +17,8 @@ package struct HostConfiguration: Equatable, Sendable {
     package var initramfs: String
     /// Empty where there is none.
     package var qemu: String
+    /// `martlet-fabric`, which is the host's network; empty for one of QEMU's own, which publishes nothing.
+    package var fabric: String
     package var memoryInMiB: Int
     /// How long a host without work stays.
     package var idleInSeconds: Int
@@ -29,15 +31,17 @@ package struct HostConfiguration: Equatable, Sendable {
     /// - Parameters:
     ///   - programs: the files that run inside besides kernel and initramfs, for the identity.
     ///   - keeper: the command that runs `HostKeeper.run`.
+    ///   - fabric: `martlet-fabric`; empty for a network of QEMU's own.
     ///   - memoryInMiB: nil for `MARTLET_HOST_MEMORY`, or half of the machine's memory, at most 8 GiB.
     package init(
         paths: HostPaths, kernel: String, initramfs: String, programs: [String], keeper: [String],
-        memoryInMiB: Int? = nil, variable: (String) -> String? = { environmentVariable($0) }
+        fabric: String = "", memoryInMiB: Int? = nil, variable: (String) -> String? = { environmentVariable($0) }
     ) throws(EmulatedHostError) {
         self.paths = paths
         self.kernel = kernel
         self.initramfs = initramfs
         self.keeper = keeper
+        self.fabric = fabric
         self.memoryInMiB = try HostConfiguration.memory(
             wanted: memoryInMiB, variable: variable, machine: machineMemoryInMiB())
         idleInSeconds = try HostConfiguration.idle(variable)

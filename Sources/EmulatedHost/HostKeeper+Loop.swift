@@ -30,6 +30,8 @@ extension HostKeeper {
             if let end = try emulator.poll() { ending = .emulatorEnded(end) }
         case Token.signals:
             while signals.next() != nil { try stop("by a signal") }
+        case Token.emulatorFrames, Token.fabricFrames: try network?.carry(epoll)
+        case Token.fabricLease, Token.networkTimer: try network?.restore(epoll)
         case Token.timer:
             if timer.drain() { try timeIsUp() }
         default: try serveClient(token, readiness)

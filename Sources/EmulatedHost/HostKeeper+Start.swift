@@ -2,6 +2,8 @@
 
 internal import Glibc
 internal import GuestProtocol
+internal import Networks
+internal import Packet
 internal import Platform
 internal import Sessions
 
@@ -27,14 +29,15 @@ extension HostKeeper {
             }
             guard hello.major == ProtocolVersion.major else { throw .versionMismatch(theirs: hello.major) }
             guest.queue(Frame(.hello, payload: Hello().payload))
-            guest.queue(Frame(.configure, payload: HostKeeper.guestConfiguration().payload))
+            guest.queue(Frame(.configure, payload: HostKeeper.guestConfiguration(hasFabric: network != nil).payload))
             phase = .configuring
         case .configuring:
             guard frame.kind == .configured else { throw .violation("something other than configured") }
             guest.queue(
                 Frame(
                     .request, session: HostKeeper.setupSession,
-                    payload: HostKeeper.setupRequest(user: getuid(), group: getgid()).payload))
+                    payload: HostKeeper.setupRequest(user: getuid(), group: getgid(), outerHost: network?.outerHost)
+                        .payload))
             phase = .preparing(ClientSession(identifier: HostKeeper.setupSession))
         case .preparing(var session):
             try receiveFromSetup(try session.receive(frame), &session)
@@ -85,20 +88,23 @@ extension HostKeeper {
     }
 
     /// What the guest is to become.
-    static func guestConfiguration() -> Configuration {
+    /// - Parameter hasFabric: a fabric is its network, and not QEMU.
+    static func guestConfiguration(hasFabric: Bool) -> Configuration {
         var configuration = Configuration()
         configuration.root = .share
         configuration.shareTag = Array(QEMUCommand.shareTag.utf8)
         configuration.stateDevice = Array(QEMUCommand.stateDevice.utf8)
         configuration.stateMountPoint = Array(QEMUCommand.stateMountPoint.utf8)
         configuration.clock = wallClockNanoseconds()
-        var interface = InterfaceSettings(hardwareAddress: QEMUCommand.hardwareAddress)
-        if let address = InterfaceSettings.Address(bytes: QEMUCommand.guestAddress, prefixLength: 24) {
+        var interface = InterfaceSettings(hardwareAddress: QEMUCommand.hardwareAddress.bytes)
+        if let address = InterfaceSettings.Address(bytes: QEMUCommand.guestAddress.bytes, prefixLength: 24) {
             interface.addresses = [address]
         }
-        interface.gateways = [QEMUCommand.gateway]
+        interface.gateways = [QEMUCommand.gateway.bytes]
+        if hasFabric { interface.mtu = QEMUCommand.fabricMTU }
         configuration.interfaces = [interface]
-        configuration.resolvConf = Array("nameserver \(QEMUCommand.nameServer)\n".utf8)
+        let nameServer = hasFabric ? QEMUCommand.gateway : QEMUCommand.emulatorsNameServer
+        configuration.resolvConf = Array("nameserver \(nameServer)\n".utf8)
         if let random = try? Descriptor.open("/dev/urandom", .readOnly) {
             var seed = [UInt8](repeating: 0, count: 64)
             let count = try? unsafe seed.withUnsafeMutableBytes { try unsafe random.readFully(into: $0, at: 0) }
@@ -107,8 +113,8 @@ extension HostKeeper {
         return configuration
     }
 
-    /// A shell inside makes the user's own directories, and lets the user use KVM.
-    static func setupRequest(user: UInt32, group: UInt32) -> ProcessRequest {
+    /// A shell inside makes the user's own directories, and lets the user use KVM, and publish ports out here.
+    static func setupRequest(user: UInt32, group: UInt32, outerHost: OuterHost?) -> ProcessRequest {
         let script = """
             set -e
             if [ ! -c /dev/kvm ]; then
@@ -117,13 +123,16 @@ extension HostKeeper {
             fi
             chmod 0666 /dev/kvm
             umask 077
-            mkdir -p "$1" "$2"
-            chown "$3" "$1" "$2"
+            mkdir -p "$1" "$2/martlet"
+            if [ -n "$4" ]; then printf %s "$4" > "$2/martlet/\(OuterHost.fileName)"; fi
+            chown -R "$3" "$2"
+            chown "$3" "$1"
             chmod 0755 \(QEMUCommand.stateMountPoint)
             """
         let words = [
             "/bin/sh", "-c", script, "setup", InsideEnvironment.home(user: user),
             InsideEnvironment.runtime(user: user), "\(user):\(group)",
+            outerHost.map { "\($0.json)" } ?? "",
         ]
         var request = ProcessRequest()
         request.arguments = words.map { Array($0.utf8) }

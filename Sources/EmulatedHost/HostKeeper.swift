@@ -40,6 +40,10 @@ package final class HostKeeper {
         static let emulator: UInt64 = 4
         static let signals: UInt64 = 5
         static let timer: UInt64 = 6
+        static let emulatorFrames: UInt64 = 7
+        static let fabricFrames: UInt64 = 8
+        static let fabricLease: UInt64 = 9
+        static let networkTimer: UInt64 = 10
         static let firstClient: UInt64 = 16
     }
 
@@ -58,6 +62,8 @@ package final class HostKeeper {
     var guestWatched: Readiness = [.readable]
     let console: Descriptor
     let emulator: ChildProcess
+    /// nil where QEMU's own has to do.
+    let network: HostNetwork?
     var log: ConsoleLog
     var relay: SessionRelay
     var phase = Phase.booting
@@ -112,8 +118,20 @@ package final class HostKeeper {
         _ configuration: HostConfiguration, report: consuming Descriptor?, startLock: consuming Descriptor?
     ) throws(EmulatedHostError) {
         let started = try platform { () throws(SystemError) in try StartedEmulator(configuration) }
+        let epoll = started.epoll
+        // While the guest boots.
+        let network: HostNetwork?
+        if configuration.fabric.isEmpty {
+            network = nil
+        } else {
+            let made = try HostNetwork(
+                program: configuration.fabric, directory: configuration.paths.network, emulator: started.frames)
+            try platform { () throws(SystemError) in try made.watch(epoll) }
+            network = made
+        }
         self.configuration = configuration
-        epoll = started.epoll
+        self.epoll = epoll
+        self.network = network
         timer = started.timer
         signals = started.signals
         console = started.console
@@ -160,6 +178,7 @@ package final class HostKeeper {
         case (nil, _): reason = "the emulated host ended"
         }
         HostKeeper.say(reason)
+        network?.end()
         HostKeeper.removeRemains(configuration.paths)
         HostKeeper.tell(.failed(reason), report)
         let refusal = Refusal(exitCode: 125, message: Array(reason.utf8))

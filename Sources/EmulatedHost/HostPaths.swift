@@ -23,6 +23,8 @@ package struct HostPaths: Equatable, Sendable {
     /// What the running keeper says of itself (`HostRecord`).
     package var record: String { "\(data)/running" }
     package var socket: String { "\(runtime)/host.sock" }
+    /// Of the host's own network: its definition and the fabric's directory.
+    package var network: String { "\(runtime)/host-network" }
     package var consoleLog: String { "\(logs)/console.log" }
     package var keeperLog: String { "\(logs)/keeper.log" }
 

@@ -6,7 +6,7 @@ extension HostConfiguration {
         [
             "--data=\(paths.data)", "--runtime=\(paths.runtime)", "--logs=\(paths.logs)", "--store=\(paths.store)",
             "--kernel=\(kernel)", "--initramfs=\(initramfs)", "--qemu=\(qemu)", "--memory=\(memoryInMiB)",
-            "--idle=\(idleInSeconds)", "--identity=\(identity)",
+            "--idle=\(idleInSeconds)", "--identity=\(identity)", "--fabric=\(fabric)",
         ]
     }
 
@@ -38,6 +38,7 @@ extension HostConfiguration {
         memoryInMiB = try number("memory")
         idleInSeconds = try number("idle")
         identity = try value("identity")
+        fabric = try value("fabric")
         keeper = []
     }
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Packet
+
 /// The command line of the emulator. Pure.
 ///
 /// One CPU, because more are not stable under emulation with QEMU 7.2; no firmware menus, no monitor, no display. The
 /// guest reaches what is outside only by: the share (read-only, with the rights of the user who runs QEMU), its disk,
-/// the port of the keeper, a network whose connections QEMU makes itself (also with the user's rights), the console and
+/// the port of the keeper, a network (whose connections a fabric or QEMU makes, also with the user's rights), the console and
 /// a source of random numbers.
 struct QEMUCommand {
     /// The share's tag, and the names under which the guest finds its port and disk.
@@ -12,15 +14,21 @@ struct QEMUCommand {
     static let portName = "martlet"
     static let stateDevice = "/dev/vda"
     static let stateMountPoint = "/var/lib/martlet"
-    /// The network between the guest and QEMU: 10.0.2.0/24, where QEMU is .2 and answers for names at .3.
-    static let hardwareAddress: [UInt8] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56]
-    static let guestAddress: [UInt8] = [10, 0, 2, 15]
-    static let gateway: [UInt8] = [10, 0, 2, 2]
-    static let nameServer = "10.0.2.3"
+    /// The network of the guest's: 10.0.2.0/24, whose gateway is .2. Where that is QEMU's own, names are answered at .3.
+    static let hardwareAddress = MACAddress(0x5254_0012_3456)
+    static let guestAddress = IPv4Address(10, 0, 2, 15)
+    static let gateway = IPv4Address(10, 0, 2, 2)
+    static let emulatorsNameServer = IPv4Address(10, 0, 2, 3)
+    /// Where a fabric has this machine's loopback.
+    static let loopbackAddress = IPv4Address(198, 19, 255, 254)
+    /// Of the guest's interface, where a fabric is behind it: nothing is cut on the way that need not be.
+    static let fabricMTU: UInt32 = 65_520
 
     var configuration: HostConfiguration
     /// QEMU's number of the socket that is the port's other side.
     var portDescriptor: Int32
+    /// QEMU's number of the socket whose other side is the guest's network; nil for a network of QEMU's own.
+    var networkDescriptor: Int32?
     /// How fast the emulated time-stamp counter counts, which is the machine's own, in kHz; nil where that is not known.
     var counterFrequency: UInt64?
 
@@ -47,8 +55,8 @@ struct QEMUCommand {
             "-chardev", "socket,id=port,fd=\(portDescriptor)",
             "-device", "virtio-serial-device",
             "-device", "virtserialport,chardev=port,name=\(QEMUCommand.portName)",
-            "-netdev", "user,id=network,ipv6=off",
-            "-device", "virtio-net-device,netdev=network,mac=\(QEMUCommand.spelled(QEMUCommand.hardwareAddress))",
+            "-netdev", networkDescriptor.map { "socket,id=network,fd=\($0)" } ?? "user,id=network,ipv6=off",
+            "-device", "virtio-net-device,netdev=network,mac=\(QEMUCommand.hardwareAddress)",
             "-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-device,rng=random",
         ]
     }
@@ -58,10 +66,6 @@ struct QEMUCommand {
     private var kernelCommandLine: String {
         let words = "console=ttyS0 quiet panic=-1 reboot=t martlet.mode=host"
         return counterFrequency.map { "\(words) tsc_early_khz=\($0) tsc=reliable" } ?? words
-    }
-
-    private static func spelled(_ address: [UInt8]) -> String {
-        address.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
     }
 
     /// A comma within an option's value is written twice.

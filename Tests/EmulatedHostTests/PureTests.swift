@@ -9,7 +9,7 @@ import Testing
 private func configuration() throws -> HostConfiguration {
     try HostConfiguration(keeperArguments: [
         "--data=/d", "--runtime=/r", "--logs=/l", "--store=/s", "--kernel=/k", "--initramfs=/i", "--qemu=/q",
-        "--memory=2048", "--idle=300", "--identity=0123",
+        "--memory=2048", "--idle=300", "--identity=0123", "--fabric=/f",
     ])
 }
 
@@ -102,12 +102,14 @@ private func configuration() throws -> HostConfiguration {
         #expect(arguments.contains("local,id=share,path=/,security_model=none,readonly=on,multidevs=remap"))
         #expect(arguments.contains { $0.hasSuffix("file=/a,,b/state.ext4") })
         #expect(arguments.contains("socket,id=port,fd=3"))
-        // One network, which is QEMU's own: nothing of it is opened on the machine's interfaces.
+        // One network, QEMU's own or a socket: nothing of it is opened on the machine's interfaces.
         #expect(
             arguments.filter { $0.contains("netdev") } == [
                 "-netdev", "virtio-net-device,netdev=network,mac=52:54:00:12:34:56",
             ])
         #expect(arguments.contains("user,id=network,ipv6=off"))
+        let other = QEMUCommand(configuration: configuration, portDescriptor: 3, networkDescriptor: 4).arguments
+        #expect(other.contains("socket,id=network,fd=4") && other.count == arguments.count)
         #expect(!arguments.contains { $0.contains("mon") })
         for pair in [("-smp", "1"), ("-m", "2048"), ("-display", "none")] {
             #expect(arguments.firstIndex(of: pair.0).map { arguments[$0 + 1] } == pair.1)
