@@ -158,5 +158,5 @@ package struct FabricConnection: ~Copyable, Sendable {
     }
 
     /// In milliseconds.
-    private static let answerLimit: Int32 = 20_000
+    private static let answerLimit: Int32 = 60_000
 }

@@ -63,16 +63,17 @@ struct Control: ~Copyable {
         let ready = poll([(socket.raw, 0), (other.raw, POLLIN)])
         return !ready[0]
     }
+}
 
-    /// With no event asked for, the connection's end is still told.
-    private borrowing func poll(_ entries: [(Int32, Int32)]) -> [Bool] {
-        var entries = entries.map { pollfd(fd: $0.0, events: Int16($0.1), revents: 0) }
-        let count = nfds_t(entries.count)
-        _ = entries.withUnsafeMutableBufferPointer { space in
-            retryingInterrupts { Glibc.poll(space.baseAddress, count, -1) }
-        }
-        return entries.map { $0.revents != 0 }
+/// Waits until something has happened on one of the descriptors; says on which. With no event asked for, a connection's
+/// end is still told.
+func poll(_ entries: [(Int32, Int32)]) -> [Bool] {
+    var entries = entries.map { pollfd(fd: $0.0, events: Int16($0.1), revents: 0) }
+    let count = nfds_t(entries.count)
+    _ = entries.withUnsafeMutableBufferPointer { space in
+        retryingInterrupts { Glibc.poll(space.baseAddress, count, -1) }
     }
+    return entries.map { $0.revents != 0 }
 }
 
 /// Completes names of containers.

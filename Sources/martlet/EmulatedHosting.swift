@@ -19,7 +19,7 @@ enum EmulatedHosting {
             try HostConfiguration(
                 paths: HostPaths.ofThisUser(), kernel: installation.kernel, initramfs: installation.initramfs,
                 programs: [installation.command, installation.monitor, installation.supervisor, installation.fabric],
-                keeper: [installation.command, keeperCommand], memoryInMiB: memoryInMiB))
+                keeper: [installation.command, keeperCommand], fabric: installation.fabric, memoryInMiB: memoryInMiB))
     }
 
     /// Runs a command inside and gives its exit status.

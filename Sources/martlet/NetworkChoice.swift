@@ -19,6 +19,7 @@ struct NetworkChoice {
     var aliases: [String] = []
     var egress: [String] = []
     var isEgressAudited = false
+    var hasHostAccess = false
 
     static let noNetwork = "none"
 
@@ -48,7 +49,7 @@ struct NetworkChoice {
             ("dns-search", searchDomains), ("add-host", hosts), ("network-alias", aliases), ("egress", egress),
         ]
         return lists.flatMap { name, values in values.map { "--\(name)=\($0)" } }
-            + (isEgressAudited ? ["--egress-audit"] : [])
+            + (isEgressAudited ? ["--egress-audit"] : []) + (hasHostAccess ? ["--host-access"] : [])
     }
 
     /// Everything that can be wrong in it is found here; nil where no network is wanted.
@@ -57,6 +58,7 @@ struct NetworkChoice {
             ("--publish", !published.isEmpty), ("--ip", address != nil), ("--ip6", address6 != nil),
             ("--mac", hardwareAddress != nil), ("--network-alias", !aliases.isEmpty), ("--dns", !nameServers.isEmpty),
             ("--dns-search", !searchDomains.isEmpty), ("--add-host", !hosts.isEmpty), ("--egress", !egress.isEmpty),
+            ("--host-access", hasHostAccess),
         ]
         let first = needing.first { $0.1 }?.0
         if network == Self.noNetwork, let first { throw Failure("\(first) means nothing with --network none") }
@@ -87,10 +89,9 @@ struct NetworkChoice {
         wish.searchDomains = searchDomains
         for text in hosts { wish.hosts.append(try hostLine(text)) }
         wish.aliases = aliases
-        for text in egress {
-            do { wish.egress.append(try EgressRule(parsing: text)) } catch { throw Failure("--egress: \(error)") }
-        }
+        wish.egress = try EgressOptions.rules(egress)
         wish.isEgressAudited = isEgressAudited
+        wish.hasHostAccess = hasHostAccess
         return wish
     }
 
@@ -124,8 +125,7 @@ extension NetworkWish {
         let store = try NetworkStore.ofUser { environmentVariable($0) }
         let definition: NetworkDefinition
         if network == NetworkDefinition.defaultName {
-            var generator = SystemRandomNumberGenerator()
-            definition = try store.loadOrCreateDefault(now: wallClockNanoseconds(), random: generator.next())
+            definition = try store.defaultNetwork()
         } else {
             definition = try store.load(network)
         }

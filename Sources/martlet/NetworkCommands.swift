@@ -16,7 +16,7 @@ struct Network: ParsableCommand {
             Machines of one network reach each other by address and by name; those of different networks do not. A machine \
             for which no network is named is in "default", which is made when it is first wanted.
             """,
-        subcommands: [Create.self, List.self, Inspect.self, Remove.self])
+        subcommands: [Create.self, List.self, Inspect.self, Remove.self, Policy.self, Capture.self])
 
     /// The user's networks. Where they are those of the emulated host, the whole command runs there instead, and this
     /// does not return.
@@ -41,6 +41,9 @@ extension Network {
         var hasIPv6 = false
         @Flag(name: .customLong("internal"), help: "Let nothing out: no way to the outside and none of its names.")
         var isInternal = false
+        @Flag(help: "Let its containers reach this machine's own loopback, at 198.19.255.254.")
+        var hostAccess = false
+        @OptionGroup var egress: EgressOptions
         @Option(help: ArgumentHelp("The longest packet, 1280 to 65520 bytes.", valueName: "bytes"))
         var mtu: UInt32 = 65_520
         @Argument(help: "The network's name.")
@@ -68,6 +71,9 @@ extension Network {
             }
             guard (1280...65_520).contains(mtu) else { throw Failure("--mtu: \(mtu) is not between 1280 and 65520") }
             wish.isInternal = isInternal
+            wish.allowsHostAccess = hostAccess
+            wish.egress = try egress.rules()
+            wish.isEgressAudited = egress.egressAudit
             wish.mtu = mtu
             wish.createdAt = wallClockNanoseconds()
             var generator = SystemRandomNumberGenerator()

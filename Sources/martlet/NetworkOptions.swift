@@ -6,7 +6,7 @@ internal import ArgumentParser
 struct NetworkOptions: ParsableArguments {
     @Option(
         name: [.customLong("network"), .customLong("net")],
-        help: ArgumentHelp("Connect the container to this network (default with -p: default).", valueName: "name"))
+        help: ArgumentHelp("Connect the container to this network, or to none.", valueName: "name"))
     var network: String?
     @Option(
         name: [.customShort("p"), .long],
@@ -34,6 +34,8 @@ struct NetworkOptions: ParsableArguments {
     var egress: [String] = []
     @Flag(help: "Only count what the egress rules would deny.")
     var egressAudit = false
+    @Flag(help: "Let it reach this machine's own loopback, at 198.19.255.254.")
+    var hostAccess = false
 
     var choice: NetworkChoice {
         var choice = NetworkChoice()
@@ -48,6 +50,7 @@ struct NetworkOptions: ParsableArguments {
         choice.aliases = networkAlias
         choice.egress = egress
         choice.isEgressAudited = egressAudit
+        choice.hasHostAccess = hostAccess
         return choice
     }
 }

@@ -64,6 +64,7 @@ struct RunOptions {
         case "no-template": noTemplate = true
         case "insecure-registry": insecureRegistry = true
         case "egress-audit": network.isEgressAudited = true
+        case "host-access": network.hasHostAccess = true
         default: return false
         }
         return true

@@ -211,6 +211,9 @@ final class RunningCommand {
 
     func signal(_ number: Int32) { _ = kill(child, number) }
 
+    /// Readable once the process has ended, which is still to be waited for.
+    var ended: Int32 { process.process.ended.raw }
+
     /// Writes all input, ends it, and reads until both outputs and the process have ended.
     func finish(input bytes: [UInt8], seconds: Int) throws -> CommandResult {
         var written = 0

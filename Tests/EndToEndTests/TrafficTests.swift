@@ -54,20 +54,20 @@ extension EndToEnd {
                 ], input: tool)
             #expect(sibling.status == 0 && sibling.text == "done\n", "\(sibling)")
 
-            // From the host, by the published ports.
+            // From this machine, by the published ports.
             let inspected = try JSON(parsing: try stage.run(["inspect", "server"]).output).arrayValue?.first
             let ports = try #require(inspected?["state"]?["network"]?["published"]?.arrayValue)
             func hostPort(_ transport: String) throws -> UInt64 {
                 try #require(ports.first { $0["transport"] == .string(transport) }?["hostPort"]?.unsignedValue)
             }
             let (tcp, udp) = (try hostPort("tcp"), try hostPort("udp"))
-            let outside = try stage.onHost(
+            let outside = try stage.shell(
                 """
                 t='\(path)'
                 $t down 127.0.0.1 \(tcp) 4194304 && $t up 127.0.0.1 \(tcp) 4194304 && $t udp 127.0.0.1 \(udp) 64 1400 &&
                 $t calls 127.0.0.1 \(tcp) 100 && echo done
                 """)
-            #expect(outside == "done\n")
+            #expect(outside.text == "done\n", "\(outside)")
             #expect(try stage.run(["rm", "-f", "server"]).status == 0)
             try stage.expectNothingLeft()
         }
