@@ -183,7 +183,9 @@ var targets: [Target] = [
         ["ImageStore", "ImageStoreProbe", "OCI", "OCITesting", "DiskImage", "Platform", nioHTTP1]),
     tests("TCPTests", ["TCP"]),
     tests("NetworksTests", ["Networks", "FabricAPI", "Packet", "Platform", "Wire"]),
-    tests("WorkerTests", ["Worker", "GuestProtocol", "MachineAPI", "Platform", "Wire", "Sessions"]),
+    tests(
+        "WorkerTests",
+        ["FabricAPI", "GuestProtocol", "MachineAPI", "Packet", "Platform", "Sessions", "Wire", "Worker"]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
     // What `martlet host` does, as a program for the tests of it.
     .executableTarget(

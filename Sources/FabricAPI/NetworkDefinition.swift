@@ -30,6 +30,8 @@ package struct NetworkDefinition: Equatable, Sendable {
     package static let formatVersion: UInt64 = 1
     /// The network of machines for which none is named.
     package static let defaultName = "default"
+    /// What `run --network` takes for something else.
+    package static let reservedNames: Set<String> = ["none", "bridged", "routed"]
 
     /// Whether a text can name a network: 1 to 63 letters, digits, '_', '.', '-', a letter or digit first. It is also a
     /// name in DNS, so that a machine is `NAME.NETWORK`.

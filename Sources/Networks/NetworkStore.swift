@@ -71,6 +71,9 @@ package struct NetworkStore: Sendable {
                 "'\(wish.name)' is not a network's name: 1 to 63 letters, digits, '_', '.', '-', a letter or digit first"
             )
         }
+        guard !NetworkDefinition.reservedNames.contains(wish.name) else {
+            throw .invalid("'\(wish.name)' says something else to --network: choose another name")
+        }
         let lock = try lock()
         guard !Files.exists(definitionPath(wish.name)) else { throw .exists(wish.name) }
         let definition = try completed(wish, choosesIPv6: choosesIPv6, random: random)

@@ -92,11 +92,13 @@ struct MachineStart {
     }
 
     /// Starts the machine's monitor in the working directory.
-    func startMonitor(_ program: String) throws(SystemError) -> MonitorProcess {
+    /// - Parameter network: the descriptor of its network device, where it is handed one.
+    func startMonitor(_ program: String, network: Int32?) throws(SystemError) -> MonitorProcess {
         let isBoot = if case .boot = plan { true } else { false }
         return try MonitorProcess(
             program: program,
-            configuration: isBoot ? MachineFile.monitorConfiguration : MachineFile.templateConfiguration)
+            configuration: isBoot ? MachineFile.monitorConfiguration : MachineFile.templateConfiguration,
+            network: network)
     }
 
     /// The slot that the image's disk was put in after the guest's kernel had looked; nil where it was there before.

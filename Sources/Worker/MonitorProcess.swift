@@ -6,7 +6,7 @@ internal import Wire
 
 /// The monitor of a machine, as its supervisor holds it. It ends when this process ends, by the death signal and by the
 /// lifeline, a pipe whose writing end only this process has.
-struct MonitorProcess: ~Copyable {
+package struct MonitorProcess: ~Copyable {
     private let child: ChildProcess
     private let lifeline: Descriptor
     private let statusPipe: Descriptor
@@ -15,9 +15,14 @@ struct MonitorProcess: ~Copyable {
     private var end: (reason: String, detail: String?)?
     private(set) var isStatusClosed = false
 
+    /// The number under which the monitor finds the descriptor of its network device.
+    package static let networkDescriptor: Int32 = 5
+
     /// Starts the monitor in the working directory.
-    /// - Parameter configuration: the file that says what the machine is made of.
-    init(program: String, configuration: String) throws(SystemError) {
+    /// - Parameters:
+    ///   - configuration: the file that says what the machine is made of.
+    ///   - network: the descriptor of its network device, where it is handed one.
+    init(program: String, configuration: String, network: Int32?) throws(SystemError) {
         let console = try Descriptor.open(MachineFile.console, .append, permissions: 0o600)
         let diagnostics = try Descriptor.open(MachineFile.diagnostics, .append, permissions: 0o600)
         let lifelineEnds = try Pipe()
@@ -31,6 +36,7 @@ struct MonitorProcess: ~Copyable {
         specification.descriptors = [
             -1, console.raw, diagnostics.raw, statusEnds.writing.raw, lifelineEnds.reading.raw,
         ]
+        if let network { specification.descriptors.append(network) }
         specification.parentDeathSignal = SIGKILL
         try statusEnds.reading.setNonBlocking()
         child = try ChildProcess(specification)

@@ -9,7 +9,7 @@ extension Supervisor {
     /// Waits until the machine has its place; nil where it is to have none.
     func settleNetwork() throws(NetworkError) -> NetworkPlace? {
         guard let network else { return nil }
-        let isNew = network.place == nil
+        let isNew = !network.isSettled
         let place = try network.settle()
         guard isNew else { return place }
         mark("network")

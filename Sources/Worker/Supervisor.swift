@@ -86,7 +86,7 @@ package final class Supervisor {
         let timer = try Timer()
         // Before the monitor starts: the guest may call at once.
         let guestListener = try UnixSocket.listen(at: "\(MachineFile.vsock)_\(Self.guestPort)", backlog: 4)
-        let monitor = try start.startMonitor(configuration.monitor)
+        let monitor = try start.startMonitor(configuration.monitor, network: network?.monitorDescriptor)
         let controlListener = try UnixSocket.listen(at: MachineFile.control)
         log = try OutputLog(path: MachineFile.output)
         try epoll.add(guestListener.raw, .readable, token: Token.guestListener)
@@ -252,7 +252,7 @@ extension Supervisor {
         Files.remove(MachineFile.vsock)
         Files.remove(MachineFile.api)
         do throws(SystemError) {
-            monitor = try start.startMonitor(configuration.monitor)
+            monitor = try start.startMonitor(configuration.monitor, network: network?.monitorDescriptor)
             try epoll.add(monitor.ended, .readable, token: Token.monitor)
             try epoll.add(monitor.status, .readable, token: Token.status)
         } catch {
@@ -378,6 +378,7 @@ extension Supervisor {
         state.reason = outcome.reason ?? log.failure.map { "the log is not whole: \($0)" }
         state.finishedAt = wallClockNanoseconds()
         if case .exited(let report) = outcome { recordGuestTimings(report) }
+        network?.release()
         Files.remove(MachineFile.control)
         Files.remove("\(MachineFile.vsock)_\(Self.guestPort)")
         Files.remove(MachineFile.vsock)

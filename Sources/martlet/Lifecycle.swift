@@ -103,6 +103,7 @@ struct Remove: ParsableCommand {
                 record.state.supervisor?.waitForEnd(milliseconds: 10_000)
             }
             guard try store.remove(record.id) else { throw Failure("\(record.name) is still ending: try again") }
+            HostNetworkStore.sweepAsFarAsPossible()
             print(record.name)
         }
     }

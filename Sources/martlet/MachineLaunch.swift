@@ -113,9 +113,13 @@ struct MachineLaunch {
         machine.vsock = Vsock(guestCID: 3, socketPath: MachineFile.vsock)
         machine.hasEntropyDevice = true
         if let network {
+            let peer: NetworkInterface.Peer =
+                network.host == nil
+                ? .socket("\(network.running)/\(network.network)/ports/\(new.id)")
+                : .descriptor(MonitorProcess.networkDescriptor)
             machine.networkInterfaces = [
                 NetworkInterface(
-                    identifier: "eth0", peer: .socket("\(network.running)/\(network.network)/ports/\(new.id)"),
+                    identifier: "eth0", peer: peer,
                     guestMAC: MachineAPI.MACAddress("\(network.hardwareAddress)"), mtu: UInt16(clamping: network.mtu))
             ]
         }

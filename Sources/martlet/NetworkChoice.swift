@@ -63,21 +63,21 @@ struct NetworkChoice {
         let first = needing.first { $0.1 }?.0
         if network == Self.noNetwork, let first { throw Failure("\(first) means nothing with --network none") }
         guard network != Self.noNetwork, network != nil || first != nil else { return nil }
-        let name = network ?? NetworkDefinition.defaultName
-        guard NetworkDefinition.isName(name) else { throw Failure("--network: '\(name)' is not a network's name") }
-        var wish = NetworkWish(network: name, hardwareAddress: try stationAddress())
+        var wish: NetworkWish
+        if let network, let host = try HostNetworkChoice(network) {
+            try host.check(self)
+            wish = NetworkWish(network: host.mode.text, hardwareAddress: try stationAddress())
+            try host.describe(&wish, address: address, address6: address6)
+        } else {
+            let name = network ?? NetworkDefinition.defaultName
+            guard NetworkDefinition.isName(name) else { throw Failure("--network: '\(name)' is not a network's name") }
+            wish = NetworkWish(network: name, hardwareAddress: try stationAddress())
+            try describe(&wish)
+        }
         for text in published {
             do { wish.published.append(try PublishedPorts(parsing: text)) } catch {
                 throw Failure("--publish: \(error)")
             }
-        }
-        if let text = address {
-            guard let address = IPv4Address(text) else { throw Failure("--ip: '\(text)' is not an IPv4 address") }
-            wish.address = address
-        }
-        if let text = address6 {
-            guard let address = IPv6Address(text) else { throw Failure("--ip6: '\(text)' is not an IPv6 address") }
-            wish.address6 = address
         }
         for text in nameServers {
             guard isAddress(text) else { throw Failure("--dns: '\(text)' is not an address") }
@@ -93,6 +93,18 @@ struct NetworkChoice {
         wish.isEgressAudited = isEgressAudited
         wish.hasHostAccess = hasHostAccess
         return wish
+    }
+
+    /// The addresses in a network of ours.
+    private func describe(_ wish: inout NetworkWish) throws(Failure) {
+        if let text = address {
+            guard let address = IPv4Address(text) else { throw Failure("--ip: '\(text)' is not an IPv4 address") }
+            wish.address = address
+        }
+        if let text = address6 {
+            guard let address = IPv6Address(text) else { throw Failure("--ip6: '\(text)' is not an IPv6 address") }
+            wish.address6 = address
+        }
     }
 
     private func stationAddress() throws(Failure) -> MACAddress {
@@ -122,6 +134,11 @@ struct NetworkChoice {
 extension NetworkWish {
     /// Sees to it that the network exists, and says how it is reached.
     func prepare(_ installation: Installation) throws -> NetworkWish {
+        if let host {
+            var result = self
+            result.mtu = HostDevices.mtu(for: host)
+            return result
+        }
         let store = try NetworkStore.ofUser { environmentVariable($0) }
         let definition: NetworkDefinition
         if network == NetworkDefinition.defaultName {

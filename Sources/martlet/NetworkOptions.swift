@@ -6,7 +6,9 @@ internal import ArgumentParser
 struct NetworkOptions: ParsableArguments {
     @Option(
         name: [.customLong("network"), .customLong("net")],
-        help: ArgumentHelp("Connect the container to this network, or to none.", valueName: "name"))
+        help: ArgumentHelp(
+            "Connect the container to this network, or to none; bridged, routed or tap=DEVICE: the host's.",
+            valueName: "name"))
     var network: String?
     @Option(
         name: [.customShort("p"), .long],

@@ -33,6 +33,7 @@ struct PS: ParsableCommand {
         if try Placement.decide() == .emulatedHost { try EmulatedHosting.forwardThisCommand() }
         let store = try MachineStore.ofUser { environmentVariable($0) }
         store.sweep()
+        HostNetworkStore.sweepAsFarAsPossible()
         let records = store.list().filter { all || $0.condition == .running || $0.condition == .created }
         if quiet {
             for record in records { print(noTrunc ? record.id : record.shortID) }

@@ -80,5 +80,6 @@ struct RunningMachine: ~Copyable {
         guard end != .exited(0) else { return }
         if let record = try? store.record(id) { record.state.monitor?.waitForEnd(milliseconds: 10_000) }
         if removesItself { _ = try? store.remove(id) }
+        HostNetworkStore.sweepAsFarAsPossible()
     }
 }

@@ -9,6 +9,8 @@ internal import Wire
 package struct NetworkPlace: Sendable {
     let wish: NetworkWish
     package let endpoint: FabricReply.Endpoint
+    /// The host's device, where it is in the host's own network.
+    var device: String?
 
     /// The interface, as the guest is to set it up.
     /// - Parameter slot: where it was put after the guest's kernel had looked; nil where it was there before.
@@ -56,5 +58,11 @@ package struct NetworkPlace: Sendable {
     }
 
     /// What `inspect` shows.
-    var json: JSON { endpoint.json }
+    var json: JSON {
+        guard let device, let known = endpoint.json.objectValue else { return endpoint.json }
+        var object = JSONObject()
+        object["device"] = .string(device)
+        for (name, value) in zip(known.names, known.values) where name != "socket" { object[name] = value }
+        return .object(object)
+    }
 }

@@ -29,6 +29,13 @@ package struct NetworkWish: Equatable, Sendable {
     package var program = ""
     /// The network's, in bytes.
     package var mtu: UInt32 = 1500
+    /// Where it is not one of ours, but the host's.
+    package var host: HostNetworkMode?
+    /// Of the addresses above, and the ways out, where a TAP device's network is described by whoever has it.
+    package var prefixLength: UInt8?
+    package var prefixLength6: UInt8?
+    package var gateway: IPv4Address?
+    package var gateway6: IPv6Address?
 
     package init(network: String, hardwareAddress: MACAddress) {
         self.network = network
@@ -53,6 +60,11 @@ package struct NetworkWish: Equatable, Sendable {
         object["running"] = .string(running)
         object["program"] = .string(program)
         object["mtu"] = .number(mtu)
+        object["host"] = host.map { .string($0.text) }
+        object["prefixLength"] = prefixLength.map { .number($0) }
+        object["prefixLength6"] = prefixLength6.map { .number($0) }
+        object["gateway"] = gateway.map { .string("\($0)") }
+        object["gateway6"] = gateway6.map { .string("\($0)") }
         return .object(object)
     }
 
@@ -74,5 +86,19 @@ package struct NetworkWish: Equatable, Sendable {
         running = try view.required("running").string()
         program = try view.required("program").string()
         mtu = UInt32(try view.required("mtu").unsigned(in: 1280...65_535))
+        if let field = try view.optional("host") {
+            guard let mode = HostNetworkMode(try field.string()) else {
+                throw field.mismatch("this is none of bridged, routed and tap=NAME")
+            }
+            host = mode
+        }
+        prefixLength = try view.optional("prefixLength").map { field throws(JSONMismatch) in
+            UInt8(try field.unsigned(in: 0...32))
+        }
+        prefixLength6 = try view.optional("prefixLength6").map { field throws(JSONMismatch) in
+            UInt8(try field.unsigned(in: 0...128))
+        }
+        if let field = try view.optional("gateway") { gateway = try field.parsed("an IPv4 address") }
+        if let field = try view.optional("gateway6") { gateway6 = try field.parsed("an IPv6 address") }
     }
 }

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import FabricAPI
+import Glibc
+import Packet
+import Platform
+import TestSupport
+import Testing
+
+@testable import Worker
+
+/// A network namespace with loopback and a link to a second one, `uplink`, with addresses of a network that the host is
+/// in. Making them takes root.
+private final class Host {
+    let name: String
+    let store: HostNetworkStore
+    private var other: String { name + "o" }
+    private let root: String
+
+    init() throws {
+        var random = SystemRandomNumberGenerator()
+        name = "mw\(String(random.next() % 1_000_000, radix: 36))"
+        root = "/tmp/martlet-host-network-\(name)"
+        store = HostNetworkStore(root: root)
+        for line in [
+            "netns add \(name)", "netns add \(name)o", "-n \(name) link set lo up",
+            "link add name uplink netns \(name) type veth peer name outside netns \(name)o",
+            "-n \(name) addr add 192.0.2.1/24 dev uplink", "-n \(name) addr add 2001:db8::1/64 dev uplink nodad",
+            "-n \(name) link set uplink up", "-n \(name)o link set outside up",
+        ] {
+            #expect(
+                try Host.run("/usr/sbin/ip", line.split(separator: " ").map(String.init)).end == .exited(0), "\(line)")
+        }
+    }
+
+    deinit {
+        for name in [name, other] { _ = try? Host.run("/usr/sbin/ip", ["netns", "del", name]) }
+        try? Files.removeTree(root)
+    }
+
+    static func run(_ program: String, _ arguments: [String]) throws -> (end: ProcessEnd, text: String) {
+        let output = try Descriptor.memoryFile("output")
+        var specification = ProcessSpecification(
+            program, [program] + arguments, environment: ["PATH=/usr/sbin:/usr/bin"])
+        specification.descriptors = [-1, output.raw, 2]
+        let end = try ChildProcess(specification).wait()
+        _ = lseek(output.raw, 0, SEEK_SET)
+        return (end, String(decoding: try output.readAll(limit: 1 << 20), as: UTF8.self))
+    }
+
+    func shell(_ line: String) throws -> String {
+        try Host.run("/usr/sbin/ip", ["netns", "exec", name, "/bin/sh", "-c", line]).text
+    }
+
+    /// Everything of the namespace that may be ours.
+    func configuration() throws -> String {
+        try shell(
+            """
+            ip -o link | sed 's/^[0-9]*: //; s/ .*//'; nft list ruleset; ip neigh show proxy
+            ip -o route; ip -6 -o route | grep -v -e fe80 -e multicast
+            cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding \
+                /proc/sys/net/ipv6/conf/uplink/proxy_ndp /proc/sys/net/ipv6/conf/uplink/accept_ra
+            """)
+    }
+}
+
+/// A machine's place, as its supervisor holds it.
+private final class Place {
+    let machine: HostMachine
+    let bridge: HostBridge?
+    private var tap: TapDevice?
+    private var lock: HostNetworkStore.HeldLock?
+    private let store: HostNetworkStore
+
+    init(_ store: HostNetworkStore, _ number: UInt64, bridged: Bool, _ change: (inout NetworkWish) -> Void = { _ in })
+        throws
+    {
+        self.store = store
+        let address = MACAddress(local: number)
+        var wish = NetworkWish(network: "host", hardwareAddress: address)
+        change(&wish)
+        let id = String(repeating: "\(number)", count: 64)
+        let joined = try store.join(
+            HostMachine(id: id, isBridged: bridged, device: "mlt\(id.prefix(10))", hardwareAddress: address), wish)
+        machine = joined.machine
+        bridge = joined.bridge
+        tap = joined.tap
+        lock = joined.lock
+    }
+
+    /// As a supervisor that ends.
+    func leave() throws {
+        tap = nil
+        try store.leave(machine.id)
+        lock = nil
+    }
+
+    /// As one that is killed, with its monitor.
+    func die() {
+        tap = nil
+        lock = nil
+    }
+}
+
+@Suite(.enabled(if: geteuid() == 0, "network namespaces are made by root")) struct HostNetworkTests {
+    @Test func whatIsMadeGoesAgain() throws {
+        let host = try Host()
+        let before = try host.configuration()
+        let store = host.store
+        try inside(host.name) {
+            let one = try Place(store, 1, bridged: true)
+            let two = try Place(store, 2, bridged: true) { $0.address = IPv4Address(10, 216, 0, 77) }
+            let three = try Place(store, 3, bridged: false) {
+                $0.address = IPv4Address("192.0.2.9")
+                $0.address6 = IPv6Address("2001:db8::9")
+            }
+            #expect(one.machine.address == IPv4Address(10, 216, 0, 2) && one.bridge == two.bridge)
+            #expect(one.machine.address6 != nil && one.machine.address6 != two.machine.address6)
+            #expect(two.machine.address == IPv4Address(10, 216, 0, 77) && three.bridge == nil)
+            #expect(three.machine.uplink == "uplink" && three.machine.uplink6 == "uplink")
+            for address in ["10.216.0.77", "10.216.0.1", "10.216.0.0", "10.216.16.1"] {
+                #expect(throws: HostNetworkError.self) {
+                    try Place(store, 4, bridged: true) { $0.address = IPv4Address(address) }
+                }
+            }
+            #expect(throws: HostNetworkError.self) {
+                try Place(store, 4, bridged: false) { $0.address6 = IPv6Address("2001:db8::9") }
+            }
+            let all = try store.machines()
+            #expect(all.count == 3)
+            try one.leave()
+            #expect(try store.machines().map(\.device) == [two, three].map(\.machine.device))
+            try two.leave()
+            #expect(try store.loadState().bridge == nil)
+            try three.leave()
+            #expect(try store.machines().isEmpty)
+        }
+        #expect(try host.configuration() == before)
+        #expect(try Files.list(store.root).sorted() == ["lock", "machines"])
+        #expect(try Files.list("\(store.root)/machines").isEmpty)
+    }
+
+    @Test func whatTheKilledLeaveIsSwept() throws {
+        let host = try Host()
+        let before = try host.configuration()
+        let store = host.store
+        try inside(host.name) {
+            let one = try Place(store, 1, bridged: true)
+            let two = try Place(store, 2, bridged: false) { $0.address6 = IPv6Address("2001:db8::9") }
+            try store.sweep()
+            #expect(try store.machines().count == 2)
+            two.die()
+            // Whoever comes next takes it away, the living stay.
+            let three = try Place(store, 3, bridged: true)
+            #expect(try store.machines().map(\.id) == [one, three].map(\.machine.id))
+            #expect(try HostRoutes().device(to: #require(IPv6Address("2001:db8::9"))) == "uplink")
+            one.die()
+            three.die()
+            try store.sweep()
+        }
+        #expect(try host.configuration() == before)
+        #expect(try Files.list(store.root).sorted() == ["lock", "machines"])
+    }
+
+    /// Somebody else's settings are put back, and what somebody else changed meanwhile is left.
+    @Test func settingsAreRestored() throws {
+        let host = try Host()
+        _ = try host.shell("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/uplink/accept_ra")
+        let store = host.store
+        try inside(host.name) {
+            let one = try Place(store, 1, bridged: true)
+            #expect(KernelSettings.read("net/ipv6/conf/uplink/accept_ra") == "2")
+            #expect(KernelSettings.read("net/ipv6/conf/all/forwarding") == "1")
+            try KernelSettings.write("net/ipv6/conf/uplink/accept_ra", "0")
+            try one.leave()
+            #expect(KernelSettings.read("net/ipv4/ip_forward") == "1")
+            #expect(KernelSettings.read("net/ipv6/conf/all/forwarding") == "0")
+            #expect(KernelSettings.read("net/ipv6/conf/uplink/accept_ra") == "0")
+        }
+    }
+
+    @Test func othersDevicesAreLeftAlone() throws {
+        let host = try Host()
+        _ = try host.shell("ip link add martlet0 type bridge")
+        let store = host.store
+        try inside(host.name) {
+            do {
+                _ = try Place(store, 1, bridged: true)
+                Issue.record("a bridge of others was taken")
+            } catch let error as HostNetworkError {
+                #expect("\(error)".contains("not ours"))
+            }
+            #expect(NetworkDevice.mtu(of: "martlet0") != nil)
+        }
+        // A network that the host has is not taken for the bridge.
+        _ = try host.shell("ip link del martlet0; ip route add 10.216.0.0/16 dev uplink")
+        try inside(host.name) {
+            let one = try Place(store, 1, bridged: true)
+            #expect(one.bridge?.subnet == IPv4Prefix("10.217.0.0/20"))
+            try one.leave()
+        }
+    }
+
+    @Test func portsAreHeld() throws {
+        let host = try Host()
+        try inside(host.name) {
+            let first = try PortReservation(try PublishedPorts(parsing: "8080:80"))
+            #expect(first.ports.hostPort == 8080)
+            do {
+                _ = try PortReservation(try PublishedPorts(parsing: "127.0.0.1:8080:81"))
+                Issue.record("a port was given twice")
+            } catch let error as HostNetworkError {
+                #expect("\(error)".contains("8080/tcp"))
+            }
+            _ = try PortReservation(try PublishedPorts(parsing: "8080:80/udp"))
+            let any = try PortReservation(try PublishedPorts(parsing: "80"))
+            #expect(any.ports.hostPort > 0 && any.ports.machinePort == 80)
+            for text in ["80:80/tcp/proxy", "[::1]:81:80"] {
+                #expect(throws: HostNetworkError.self) { _ = try PortReservation(try PublishedPorts(parsing: text)) }
+            }
+        }
+    }
+}
+
+@Suite struct HostNetworkTexts {
+    @Test func routesAreRead() {
+        let ipv4 = """
+            Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+            eth0\t00000000\t010A0A0A\t0003\t0\t0\t0\t00000000\t0\t0\t0
+            eth0\t000A0A0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+            eth1\t0000A8C0\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
+            *\t00000A0A\t00000000\t0200\t0\t0\t0\t0000FFFF\t0\t0\t0
+            broken line
+            """
+        let ipv6 = """
+            20010db8000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001    eth1
+            00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003    eth0
+            00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200      lo
+            """
+        let routes = HostRoutes(ipv4: Array(ipv4.utf8), ipv6: Array(ipv6.utf8))
+        #expect(routes.taken.map { "\($0)" } == ["10.10.10.0/24", "192.168.0.0/16"])
+        #expect(routes.defaultDevice == "eth0")
+        #expect(routes.device(to: IPv4Address(192, 168, 3, 4)) == "eth1")
+        #expect(routes.device(to: IPv4Address(8, 8, 8, 8)) == "eth0")
+        #expect(routes.device(to: IPv6Address(high: 0x2001_0DB8_0000_0000, low: 9)) == "eth1")
+        #expect(routes.device(to: IPv6Address(high: 0x2002 << 48, low: 9)) == "eth0")
+    }
+
+    @Test func serversOfLoopbackAreLeftOut() {
+        let text =
+            "search a\nnameserver 127.0.0.53\n#nameserver 9.9.9.9\nnameserver\t10.0.2.3\nnameserver ::1\nnameserver x\n"
+        #expect(HostResolver.nameServers(in: Array(text.utf8)) == ["10.0.2.3"])
+    }
+
+    @Test func recordsAreReadAgain() throws {
+        var machine = HostMachine(id: "a", isBridged: true, device: "mlta", hardwareAddress: MACAddress(local: 5))
+        machine.address = IPv4Address(10, 0, 0, 1)
+        machine.published = [try PublishedPorts(parsing: "80:80")]
+        machine.uplink6 = "eth0"
+        #expect(try HostMachine(machine.json) == machine)
+        var state = HostNetworkState()
+        state.bridge = HostBridge(
+            hardwareAddress: MACAddress(local: 1), subnet: IPv4Prefix(IPv4Address(10, 0, 0, 0), length: 20))
+        state.settings = [KernelSetting(path: "a/b", before: "0", now: "1")]
+        #expect(try HostNetworkState(state.json) == state)
+    }
+}
