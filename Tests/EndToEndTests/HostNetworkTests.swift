@@ -49,7 +49,7 @@ extension EndToEnd {
             let address = try address("server")
             try withNeighbour {
                 // The neighbour knows the host alone.
-                let script = "ping -q -c 1 -W 20 203.0.113.2 >&2 && wget -q -T 20 -O - http://\(address)/"
+                let script = "ping -q -c 1 -W 20 203.0.113.2 >&2 && timeout 20 wget -q -O - http://\(address)/"
                 let client = try stage.run(["run", "--rm", "--network", "bridged", stage.image, "sh", "-c", script])
                 #expect(client.status == 0 && client.text == "hello\n", "\(client)")
                 for (place, url) in [("", "127.0.0.1:8088"), ("ip netns exec neighbour ", "203.0.113.1:8088")] {

@@ -11,7 +11,6 @@ package enum HostNetworkMode: Equatable, Sendable {
     /// On a TAP device that somebody else connects; it is made where it is missing.
     case tap(String)
 
-    package static let words = ["bridged", "routed"]
     private static let tapPrefix = "tap="
 
     /// Reads what `--network` says; nil for what is none of these.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import Networks
+internal import Platform
 
 /// A machine's lease of its place in its network: from the network's fabric, or, in the host's own network, as what was
 /// made there. Letting go of it gives the place up.
