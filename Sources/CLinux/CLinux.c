@@ -49,6 +49,23 @@ int clinux_accept4(int fd, int flags) { return accept4(fd, NULL, NULL, flags | S
 
 int clinux_fallocate(int fd, int mode, int64_t offset, int64_t length) { return fallocate(fd, mode, offset, length); }
 
+static void close_from_to(unsigned first, unsigned last) {
+    if (first > last || syscall(SYS_close_range, first, last, 0) == 0) return;
+    // Before Linux 5.9.
+    long limit = sysconf(_SC_OPEN_MAX);
+    if (last >= (unsigned long)limit) last = (unsigned)limit - 1;
+    for (unsigned fd = first; fd <= last; fd++) close((int)fd);
+}
+
+void clinux_close_all_but(const int *fds, size_t count) {
+    unsigned next = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (fds[i] > (int)next) close_from_to(next, (unsigned)fds[i] - 1);
+        if (fds[i] >= (int)next) next = (unsigned)fds[i] + 1;
+    }
+    close_from_to(next, ~0U);
+}
+
 int clinux_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
 
 int clinux_pidfd_send_signal(int pidfd, int signal) {

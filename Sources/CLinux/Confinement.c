@@ -24,6 +24,16 @@ int clinux_peer_user(int fd, uid_t *user) {
     return 0;
 }
 
+pid_t clinux_peer_process(int fd) {
+    struct ucred peer;
+    socklen_t length = sizeof(peer);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return -1;
+    // One of another namespace has no number here.
+    if (peer.pid > 0) return peer.pid;
+    errno = ESRCH;
+    return -1;
+}
+
 int clinux_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); }
 
 int clinux_send_buffer(int fd, int bytes) {

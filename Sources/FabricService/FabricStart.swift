@@ -114,6 +114,7 @@ package struct FabricStart: Sendable {
         var configuration = FabricService.Configuration(definition: definition, directory: directory)
         configuration.followsAnother = leftovers > 0
         if let hostLoopback { configuration.hostLoopback = .at(IPv6Address(mapping: hostLoopback)) }
+        // Each connection of a machine is a descriptor.
         raiseDescriptorLimit()
         let service = try FabricService(configuration, control: control)
         do throws(SystemError) {
@@ -151,14 +152,6 @@ package struct FabricStart: Sendable {
             if unsafe poll(&poller, 1, 1000) > 0 { _ = unsafe Glibc.read(watch.raw, &space, space.count) }
         }
         closeReady()
-    }
-
-    /// Each connection of a machine is a descriptor: as many as the host lets an ordinary user have.
-    private func raiseDescriptorLimit() {
-        var limit = rlimit()
-        guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-        limit.rlim_cur = limit.rlim_max
-        _ = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
 
     private func closeReady() {

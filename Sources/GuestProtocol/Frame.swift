@@ -60,6 +60,10 @@ package enum FrameKind: UInt16, Sendable {
     case save = 26
     /// Supervisor to client: it is saved, or why not.
     case saved = 27
+    /// Client to supervisor: fork the machine into others, whose supervisors wait for it.
+    case fork = 28
+    /// Supervisor to client: it is forked, or why not.
+    case forked = 29
 }
 
 /// The streams of a session, in the header's field of that name.
@@ -77,7 +81,7 @@ package struct FrameHeader: Equatable, Sendable {
     package static let byteCount = 24
     /// The longest payload in bytes; a longer one ends the connection.
     package static let payloadLimit = 65_536
-    /// The longest payload of `configure` and `request`, which carry a whole environment.
+    /// The longest payload of `configure` and `request`, which carry a whole environment, and of `fork` and `forked`.
     package static let requestPayloadLimit = 1_048_576
 
     /// The raw kind: an unknown one is skipped with its payload.
@@ -112,7 +116,11 @@ package struct FrameHeader: Equatable, Sendable {
 
     /// Whether a peer that keeps the protocol can have sent this length with this kind.
     var isWithinLimits: Bool {
-        let isLarge = kind == FrameKind.request.rawValue || kind == FrameKind.configure.rawValue
+        let isLarge: Bool
+        switch FrameKind(rawValue: kind) {
+        case .request, .configure, .fork, .forked: isLarge = true
+        default: isLarge = false
+        }
         return payloadLength <= UInt32(isLarge ? FrameHeader.requestPayloadLimit : FrameHeader.payloadLimit)
     }
 

@@ -13,13 +13,15 @@ package import Platform
 
     init(index: Int, descriptor: consuming Descriptor, sharedSizeInBytes: Int) throws(KVMError) {
         let raw = descriptor.raw
-        shared = try system { () throws(SystemError) in try MemoryMapping(count: sharedSizeInBytes, file: raw) }
+        shared = try system { () throws(SystemError) in
+            let mapping = try MemoryMapping(count: sharedSizeInBytes, file: raw)
+            // In a forked process it would be of no use, and keep the VM there.
+            try mapping.advise(MADV_DONTFORK)
+            return mapping
+        }
         self.index = index
         self.descriptor = descriptor
     }
-
-    /// The number of its descriptor, which is of no use in another process.
-    package borrowing func openDescriptor() -> Int32 { descriptor.raw }
 
     /// What makes this vCPU leave the guest. It must not be used after the vCPU has ended.
     package borrowing func makeKick() -> VCPUKick {

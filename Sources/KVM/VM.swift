@@ -9,9 +9,6 @@ package struct VM: ~Copyable, Sendable {
     let descriptor: Descriptor
     let sharedSizeInBytes: Int
 
-    /// The number of its descriptor, which is of no use in another process.
-    package borrowing func openDescriptor() -> Int32 { descriptor.raw }
-
     /// Gives the guest a range of physical memory, or takes the slot's memory away (a count of 0).
     /// - Parameters:
     ///   - slot: the range's number, below what KVM_CAP_NR_MEMSLOTS says.

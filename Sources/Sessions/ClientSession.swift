@@ -100,8 +100,9 @@ package struct ClientSession: Sendable {
             guard frame.stream == .input else { throw .violation("credit for a stream that it sends itself") }
             input.extend(to: frame.header.offset)
             return .inputExtended
-        case .hello, .configured, .identified, .frozen, .thawed, .running, .saved, .activity, .failure: return .nothing
-        case .identify, .freeze, .thaw, .save, .configure, .request, .go, .signal, .hangUp, .shutDown, .stop:
+        case .hello, .configured, .identified, .frozen, .thawed, .running, .saved, .forked, .activity, .failure:
+            return .nothing
+        case .identify, .freeze, .thaw, .save, .fork, .configure, .request, .go, .signal, .hangUp, .shutDown, .stop:
             throw .violation("a frame of kind \(frame.header.kind), which only clients send")
         }
     }

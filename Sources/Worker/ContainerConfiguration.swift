@@ -30,6 +30,8 @@ package struct ContainerConfiguration: Equatable, Sendable {
     package var templates: String?
     /// The directory of the snapshot that the machine goes on from; nil for one that begins.
     package var snapshot: String?
+    /// The id of the machine that it is forked from; nil for one that is not.
+    package var forkOf: String?
     /// What was asked for its network; nil for no interface but loopback.
     package var network: NetworkWish?
     /// The monitor's program.
@@ -71,6 +73,7 @@ extension ContainerConfiguration {
         if let runTimeout { json.append(("runTimeoutInMilliseconds", .number(runTimeout))) }
         if let templates { json.append(("templates", .string(templates))) }
         if let snapshot { json.append(("snapshot", .string(snapshot))) }
+        if let forkOf { json.append(("forkOf", .string(forkOf))) }
         if let network { json.append(("network", network.json)) }
         json.append(("monitor", .string(monitor)))
         json.append(("commandStartedAt", .number(commandStartedAt)))
@@ -103,6 +106,7 @@ extension ContainerConfiguration {
         runTimeout = try view.optional("runTimeoutInMilliseconds")?.unsigned()
         templates = try view.optional("templates")?.string()
         snapshot = try view.optional("snapshot")?.string()
+        forkOf = try view.optional("forkOf")?.string()
         if let field = try view.optional("network") { network = try NetworkWish(field) }
     }
 }

@@ -15,6 +15,7 @@ struct MachineStart {
         case making(NewTemplate)
         case restoring(Template)
         case cloning
+        case adopting
     }
 
     private var plan = Plan.boot
@@ -28,7 +29,9 @@ struct MachineStart {
 
     /// Decides, and writes the monitor's configuration where it is not the one that is there.
     init(_ configuration: ContainerConfiguration) {
-        templates = configuration.snapshot == nil ? configuration.templates.map { TemplateStore(root: $0) } : nil
+        let isClone = configuration.snapshot != nil || configuration.forkOf != nil
+        templates = isClone ? nil : configuration.templates.map { TemplateStore(root: $0) }
+        if configuration.forkOf != nil { plan = .adopting }
         if let snapshot = configuration.snapshot {
             plan = .cloning
             do throws(SystemError) {
@@ -78,7 +81,7 @@ struct MachineStart {
         case .boot: .boot
         case .making: .bootForTemplate
         case .restoring: .template
-        case .cloning: .snapshot
+        case .cloning, .adopting: .snapshot
         }
     }
 
@@ -88,8 +91,12 @@ struct MachineStart {
         case .boot, .making: "boot"
         case .restoring: "template"
         case .cloning: "snapshot"
+        case .adopting: "fork"
         }
     }
+
+    /// Whether the machine is forked from another one, and its monitor with it.
+    var isFork: Bool { if case .adopting = plan { true } else { false } }
 
     /// Starts the machine's monitor in the working directory.
     /// - Parameter network: the descriptor of its network device, where it is handed one.

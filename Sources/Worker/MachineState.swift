@@ -20,7 +20,7 @@ package struct MachineState: Equatable, Sendable {
     package var exitCode: UInt8?
     /// Why it ended, where that was not its process's own end.
     package var reason: String?
-    /// Where the machine came from: `boot`, or `template`.
+    /// Where the machine came from: `boot`, `template`, `snapshot` or `fork`.
     package var origin: String?
     /// What there is to say about that, for example why there was no way to use a template.
     package var originNote: String?
@@ -28,6 +28,8 @@ package struct MachineState: Equatable, Sendable {
     package var network: JSON?
     /// What the guest did to become a machine of its own, with the microseconds that each step took, in order.
     package var identity: [(step: String, microseconds: UInt64)] = []
+    /// What the last fork of it took, step by step.
+    package var fork: [(step: String, microseconds: UInt64)] = []
     /// Random bytes of the guest's, in hexadecimal, drawn after that.
     package var randomSample: String?
     /// Microseconds from the command's start to each step, in order.
@@ -52,6 +54,9 @@ extension MachineState {
         if let network { json.append(("network", network)) }
         if !identity.isEmpty {
             json.append(("identityInMicroseconds", JSON(members: identity.map { ($0.step, .number($0.microseconds)) })))
+        }
+        if !fork.isEmpty {
+            json.append(("forkInMicroseconds", JSON(members: fork.map { ($0.step, .number($0.microseconds)) })))
         }
         if let randomSample { json.append(("randomSample", .string(randomSample))) }
         json.append(("timingsInMicroseconds", JSON(members: timings.map { ($0.step, .number($0.microseconds)) })))
@@ -79,6 +84,7 @@ extension MachineState {
         network = try view.optional("network")?.value
         randomSample = try view.optional("randomSample")?.string()
         identity = Self.steps(json["identityInMicroseconds"])
+        fork = Self.steps(json["forkInMicroseconds"])
         timings = Self.steps(json["timingsInMicroseconds"])
     }
 

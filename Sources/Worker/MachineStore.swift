@@ -214,6 +214,8 @@ package enum MachineFile {
     package static let monitorConfiguration = "vmm.json"
     /// The same for one that makes a template, or comes from one.
     package static let templateConfiguration = "vmm-template.json"
+    /// Where the supervisor of a machine that is being forked waits for its monitor.
+    package static let monitor = "monitor.sock"
     /// The monitor's API.
     package static let api = "vmm.sock"
     /// The process's output, as records.

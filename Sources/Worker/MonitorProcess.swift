@@ -4,11 +4,24 @@ internal import Glibc
 internal import Platform
 internal import Wire
 
-/// The monitor of a machine, as its supervisor holds it. It ends when this process ends, by the death signal and by the
-/// lifeline, a pipe whose writing end only this process has.
+/// The monitor of a machine, as its supervisor holds it. It ends when this process ends: by the death signal and by the
+/// lifeline, a pipe whose writing end only this process has; or, one that was forked from another machine's and is no
+/// child of this process, by the end of the connection that it made, which it says its events on as well.
 package struct MonitorProcess: ~Copyable {
-    private let child: ChildProcess
-    private let lifeline: Descriptor
+    private enum Process: ~Copyable {
+        case child(Started)
+        case peer(PeerProcess)
+    }
+
+    private struct Started: ~Copyable {
+        let process: ChildProcess
+        let lifeline: Descriptor
+    }
+
+    /// An order to fork names each child with its files.
+    private static let bodyLimit = 1 << 20
+
+    private let process: Process
     private let statusPipe: Descriptor
     private var unread: [UInt8] = []
     /// What it said about its machine's end: a word, and more where there is more to say.
@@ -31,7 +44,7 @@ package struct MonitorProcess: ~Copyable {
             program,
             [
                 "martlet-vmm", "--config-file", configuration, "--api-sock", MachineFile.api, "--level", "Warning",
-                "--status-fd", "3", "--lifeline-fd", "4",
+                "--status-fd", "3", "--lifeline-fd", "4", "--http-api-max-payload-size", "\(Self.bodyLimit)",
             ])
         specification.descriptors = [
             -1, console.raw, diagnostics.raw, statusEnds.writing.raw, lifelineEnds.reading.raw,
@@ -39,18 +52,40 @@ package struct MonitorProcess: ~Copyable {
         if let network { specification.descriptors.append(network) }
         specification.parentDeathSignal = SIGKILL
         try statusEnds.reading.setNonBlocking()
-        child = try ChildProcess(specification)
-        lifeline = lifelineEnds.writing
+        process = .child(Started(process: try ChildProcess(specification), lifeline: lifelineEnds.writing))
         statusPipe = statusEnds.reading
     }
 
-    var pid: Int32 { child.pid }
+    /// Takes over a monitor that was forked from another machine's.
+    /// - Parameter connection: the one that it made.
+    init(adopting connection: consuming Descriptor) throws(SystemError) {
+        try connection.setNonBlocking()
+        process = .peer(try PeerProcess(of: connection))
+        statusPipe = connection
+    }
+
+    var pid: Int32 {
+        switch process {
+        case .child(let child): child.process.pid
+        case .peer(let peer): peer.pid
+        }
+    }
+
     /// Readable once the process has ended.
-    var ended: Int32 { child.ended.raw }
+    var ended: Int32 {
+        switch process {
+        case .child(let child): child.process.ended.raw
+        case .peer(let peer): peer.ended.raw
+        }
+    }
+
     var status: Int32 { statusPipe.raw }
 
     func kill() {
-        try? child.send(SIGKILL)
+        switch process {
+        case .child(let child): try? child.process.send(SIGKILL)
+        case .peer(let peer): try? peer.send(SIGKILL)
+        }
     }
 
     /// An event of the monitor's life.
@@ -94,7 +129,12 @@ package struct MonitorProcess: ~Copyable {
 
     /// Takes note of the end; gives the reason as far as it is known.
     func reap() -> String {
-        let status = try? child.wait()
+        let status: ProcessEnd? =
+            switch process {
+            case .child(let child): try? child.process.wait()
+            // Nobody but its parent is told.
+            case .peer: nil
+            }
         if let end, end.reason != "internal-error" {
             let detail = Self.lastLine(of: MachineFile.console, containing: "Kernel panic") ?? end.detail
             let what = Self.descriptions.first { $0.word == end.reason }?.text ?? "the machine ended (\(end.reason))"

@@ -20,6 +20,7 @@ extension Supervisor {
         // Orders, which concern the machine or its main process.
         case .stop: feed(.controlFrame(frame))
         case .save: save(frame, client)
+        case .fork: fork(frame, client)
         case .signal where frame.header.session == 0: feed(.controlFrame(frame))
         case .request where machine.phase != .running:
             let refusal = Refusal(exitCode: 125, message: Array("the container is not running".utf8))

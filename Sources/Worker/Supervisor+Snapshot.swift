@@ -4,20 +4,31 @@ internal import GuestProtocol
 internal import Platform
 internal import Wire
 
-/// A machine that is being saved for a client: frozen, paused, written, resumed, thawed. Whatever fails, the machine
-/// goes on.
+/// A machine that is being saved or forked for a client: frozen, then either, thawed. Whatever fails, the machine goes
+/// on.
 struct Saving {
+    enum Purpose {
+        /// Pause, write, resume.
+        case snapshot(directory: String)
+        case fork(ForkOrder)
+    }
+
     enum Phase {
         case freezing
-        case writing
+        /// The monitor does what is wanted.
+        case working
         case thawing
+        case thawed
     }
 
     var client: UInt64?
-    let directory: String
-    let began: UInt64
+    let purpose: Purpose
+    let began = monotonicNanoseconds()
     var phase = Phase.freezing
+    /// The monitor has said what came of it.
+    var isAnswered = false
     var report = StepReport()
+    var forkFailures: [ForkedReport.Failure] = []
 
     func takes(_ kind: FrameKind?) -> Bool {
         switch kind {
@@ -29,28 +40,54 @@ struct Saving {
 
     /// Notes a step and how long it took.
     mutating func add(_ name: String, since time: UInt64) {
-        report.steps.append(StepReport.Step(Array(name.utf8), nanoseconds: monotonicNanoseconds() - time))
+        add(name, nanoseconds: monotonicNanoseconds() - time)
+    }
+
+    mutating func add(_ name: String, nanoseconds: UInt64) {
+        report.steps.append(StepReport.Step(Array(name.utf8), nanoseconds: nanoseconds))
     }
 
     mutating func fail(_ reason: [UInt8]) {
         if report.failure.isEmpty { report.failure = reason }
     }
+
+    /// What the client is told.
+    var answer: Frame {
+        switch purpose {
+        case .snapshot: return Frame(.saved, payload: report.payload)
+        case .fork:
+            var forked = ForkedReport(report)
+            forked.failures = forkFailures
+            return Frame(.forked, payload: forked.payload)
+        }
+    }
 }
 
 extension Supervisor {
+    /// How long a guest may take to freeze or thaw a container beside its hook, in milliseconds.
+    private static let answerLimit: UInt64 = 10_000
+
     func save(_ frame: Frame, _ client: UInt64) {
-        guard let order = SaveOrder(frame.payload) else { return refuseToSave("no directory is given", client) }
-        guard saving == nil else { return refuseToSave("it is just being saved for another", client) }
-        guard machine.phase == .running else { return refuseToSave("the container is not running", client) }
-        saving = Saving(
-            client: client, directory: String(decoding: order.directory, as: UTF8.self), began: monotonicNanoseconds())
-        guest?.queue(Frame(.freeze, payload: Self.interruption(isClone: false).payload))
+        let order = SaveOrder(frame.payload)
+        let directory = order.map { String(decoding: $0.directory, as: UTF8.self) }
+        let saving = Saving(client: client, purpose: .snapshot(directory: directory ?? ""))
+        freeze(for: saving, unless: directory == nil ? "no directory is given" : nil)
     }
 
-    private func refuseToSave(_ reason: String, _ client: UInt64) {
-        var report = StepReport()
-        report.failure = Array(reason.utf8)
-        controls[client]?.queue(Frame(.saved, payload: report.payload))
+    /// Begins what a client wants, unless something is in its way.
+    func freeze(for wanted: Saving, unless problem: String?) {
+        var problem = problem
+        if saving != nil { problem = "it is just being saved or forked for another" }
+        if machine.phase != .running { problem = "the container is not running" }
+        guard let problem else {
+            saving = wanted
+            arm(.freezing, milliseconds: Self.hookLimit + Self.answerLimit)
+            guest?.queue(Frame(.freeze, payload: Self.interruption(isClone: false).payload))
+            return
+        }
+        var refused = wanted
+        refused.fail(Array(problem.utf8))
+        if let client = wanted.client { controls[client]?.queue(refused.answer) }
     }
 
     func takeWhileSaving(_ frame: Frame) {
@@ -58,39 +95,74 @@ extension Supervisor {
         guard let report = StepReport(frame.payload) else { return feed(.guestFailed("a report that cannot be read")) }
         current.report.steps += report.steps
         if !report.failure.isEmpty { current.fail(report.failure) }
-        saving = current
+        let hasFailed = !current.report.failure.isEmpty
         switch current.phase {
-        // The guest lets the container go on by itself where it could not freeze it.
-        case .freezing: current.report.failure.isEmpty ? write() : finishSaving()
-        case .thawing: finishSaving()
-        case .writing: break
+        case .freezing where hasFailed:
+            // The guest lets the container go on by itself where it could not freeze it.
+            current.phase = .thawed
+            current.isAnswered = true
+        case .freezing:
+            arm(.freezing, milliseconds: nil)
+            current.phase = .working
+        case .thawing: current.phase = .thawed
+        case .working, .thawed: break
+        }
+        saving = current
+        guard current.phase == .working else { return finishSaving() }
+        switch current.purpose {
+        case .snapshot(let directory): write(into: directory)
+        case .fork(let order): fork(order)
         }
     }
 
-    private func write() {
-        guard let current = saving else { return }
-        saving?.phase = .writing
+    /// The monitor has done its part.
+    func thaw() {
+        guard saving?.phase == .working else { return }
+        saving?.phase = .thawing
+        arm(.freezing, milliseconds: Self.hookLimit + Self.answerLimit)
+        guest?.queue(Frame(.thaw, payload: Self.interruption(isClone: false).payload))
+    }
+
+    /// Nobody waits for ever for a guest. Should it answer after all, the container goes on.
+    func guestDidNotAnswer() {
+        guard saving?.phase == .freezing || saving?.phase == .thawing else { return }
+        saving?.fail(Array("the guest did not answer".utf8))
+        if saving?.phase == .freezing {
+            saving?.isAnswered = true
+            guest?.queue(Frame(.thaw, payload: Self.interruption(isClone: false).payload))
+        }
+        saving?.phase = .thawed
+        finishSaving()
+    }
+
+    private func write(into directory: String) {
         let paused = monotonicNanoseconds()
         var failure: String?
         api.ask("PATCH", "/vm", ["state": "Paused"], epoll: epoll) { answer in failure = answer.refusal }
         let body: JSON = [
-            "snapshot_type": "Full", "snapshot_path": .string("\(current.directory)/state"),
-            "mem_file_path": .string("\(current.directory)/memory"),
+            "snapshot_type": "Full", "snapshot_path": .string("\(directory)/state"),
+            "mem_file_path": .string("\(directory)/memory"),
         ]
         api.ask("PUT", "/snapshot/create", body, epoll: epoll) { answer in failure = failure ?? answer.refusal }
         api.ask("PATCH", "/vm", ["state": "Resumed"], epoll: epoll) { [unowned self] answer in
             failure = failure ?? answer.refusal
             if let failure { saving?.fail(Array(failure.utf8)) }
             saving?.add("paused", since: paused)
-            saving?.phase = .thawing
-            guest?.queue(Frame(.thaw, payload: Self.interruption(isClone: false).payload))
+            saving?.isAnswered = true
+            thaw()
         }
     }
 
-    private func finishSaving() {
-        guard var current = saving else { return }
+    /// Tells the client, once the container goes on and the monitor has answered.
+    func finishSaving() {
+        guard var current = saving, current.phase == .thawed, current.isAnswered else { return }
         saving = nil
+        arm(.freezing, milliseconds: nil)
         current.add("in all", since: current.began)
-        if let client = current.client { controls[client]?.queue(Frame(.saved, payload: current.report.payload)) }
+        if case .fork = current.purpose {
+            state.fork = current.report.steps.map { (printable($0.name, limit: 40), $0.nanoseconds / 1000) }
+            writeState()
+        }
+        if let client = current.client { controls[client]?.queue(current.answer) }
     }
 }

@@ -37,7 +37,7 @@ package final class Supervisor {
     /// Runs while what was lost of the network could not be had again; and how long it waits, in milliseconds.
     let networkTimer: Timer?
     var networkDelay: UInt64 = 0
-    private let store: MachineStore
+    let store: MachineStore
     let epoll: Epoll
     private let timer: Timer
     private let signals: SignalQueue
@@ -86,7 +86,10 @@ package final class Supervisor {
         let timer = try Timer()
         // Before the monitor starts: the guest may call at once.
         let guestListener = try UnixSocket.listen(at: "\(MachineFile.vsock)_\(Self.guestPort)", backlog: 4)
-        let monitor = try start.startMonitor(configuration.monitor, network: network?.monitorDescriptor)
+        let monitor =
+            start.isFork
+            ? try ForkedMonitor.adopt(client: foreground, signals: signals)
+            : try start.startMonitor(configuration.monitor, network: network?.monitorDescriptor)
         let controlListener = try UnixSocket.listen(at: MachineFile.control)
         log = try OutputLog(path: MachineFile.output)
         try epoll.add(guestListener.raw, .readable, token: Token.guestListener)
@@ -167,12 +170,8 @@ package final class Supervisor {
                 if !hasOutput { mark("output") }
                 hasOutput = true
                 log.append(LogRecord(stream: stream, time: wallClockNanoseconds(), bytes: bytes))
-            case .arm(let name, let milliseconds):
-                deadlines[name] = monotonicNanoseconds() &+ milliseconds &* 1_000_000
-                armTimer()
-            case .disarm(let name):
-                deadlines[name] = nil
-                armTimer()
+            case .arm(let name, let milliseconds): arm(name, milliseconds: milliseconds)
+            case .disarm(let name): arm(name, milliseconds: nil)
             case .recordStarted:
                 mark("started")
                 state.status = .running
@@ -285,6 +284,7 @@ extension Supervisor {
     private func readStatus() {
         for event in monitor.readStatus() {
             mark("monitor \(event.name)", at: event.time)
+            if event.name == "forked" { goOnForked() }
             // What the monitor itself took to get the guest going.
             if event.name == "first-instruction", let time = event.processorTime {
                 state.timings.append(("monitor processor time at first-instruction", time))
@@ -339,6 +339,12 @@ extension Supervisor {
         }
     }
 
+    /// Sets a timer, or ends it.
+    func arm(_ name: SupervisorStateMachine.TimerName, milliseconds: UInt64?) {
+        deadlines[name] = milliseconds.map { monotonicNanoseconds() &+ $0 &* 1_000_000 }
+        armTimer()
+    }
+
     private func armTimer() {
         let now = monotonicNanoseconds()
         let next = deadlines.values.min().map { $0 > now ? ($0 - now + 999_999) / 1_000_000 : 0 }
@@ -351,6 +357,7 @@ extension Supervisor {
         for name in SupervisorStateMachine.TimerName.allCases {
             guard let deadline = deadlines[name], deadline <= now else { continue }
             deadlines[name] = nil
+            if name == .freezing { guestDidNotAnswer() }
             feed(.timer(name))
         }
         armTimer()

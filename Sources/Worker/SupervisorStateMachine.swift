@@ -29,7 +29,7 @@ package struct SupervisorStateMachine: Sendable {
         case bootForTemplate
         /// It goes on from a template.
         case template
-        /// It goes on from another machine's snapshot, with the processes that ran there.
+        /// It goes on from another machine, by a snapshot or a fork, with the processes that ran there.
         case snapshot
     }
 
@@ -64,6 +64,8 @@ package struct SupervisorStateMachine: Sendable {
         case force
         /// The guest's connection ended; the monitor had its time to say why.
         case farewell
+        /// The guest should have frozen or thawed the container by now; the supervisor's own affair.
+        case freezing
     }
 
     package enum Event: Equatable, Sendable {
@@ -453,6 +455,7 @@ extension SupervisorStateMachine {
             return conclude(isTimedOut ? timeoutOutcome : .failed(137, "ended by force: the guest did not answer"))
         case .farewell where mayBootInstead: return giveUpRestore(lostReason)
         case .farewell: return conclude(.failed(125, lostReason))
+        case .freezing: return []
         }
     }
 

@@ -24,9 +24,16 @@ func supervise(stateDirectory: String, client: borrowing Descriptor, lock: borro
     let configuration = try ContainerConfiguration.load()
     // Before all else: a fabric that has to be started does so while the monitor starts.
     let network = try NetworkLease(configuration)
-    let supervisor = try Supervisor(
-        configuration: configuration, store: MachineStore(root: stateDirectory), network: network,
-        foreground: try client.duplicate())
+    let store = MachineStore(root: stateDirectory)
+    let supervisor: Supervisor
+    do {
+        supervisor = try Supervisor(
+            configuration: configuration, store: store, network: network, foreground: try client.duplicate())
+    } catch {
+        // What never ran is not kept: its reason is told to who wanted it.
+        try? store.removeOwn(configuration.id)
+        throw error
+    }
     try supervisor.run()
 }
 

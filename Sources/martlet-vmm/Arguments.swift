@@ -127,10 +127,7 @@ struct Arguments {
         case "--metrics-path": metricsPath = value
         case "--describe-snapshot": describedSnapshot = value
         case "--id":
-            let isGood = value.utf8.allSatisfy { byte in
-                byte == 0x2d || byte >= 0x30 && byte <= 0x39 || byte | 0x20 >= 0x61 && byte | 0x20 <= 0x7a
-            }
-            guard isGood, !value.isEmpty, value.utf8.count <= 64 else {
+            guard isMachineIdentifier(value) else {
                 throw Problem(text: "--id \(value): 1 to 64 letters, digits and - are wanted")
             }
             identifier = value

@@ -19,10 +19,12 @@ final class Conductor: @unchecked Sendable {
     /// Signalled when there is a machine to watch over.
     let changed: SharedSignal
 
-    private let identifier: String
-    private let measuresBoot: Bool
+    let arguments: Arguments
+    var identifier: String { arguments.identifier }
     private let current = Mutex<Machine?>(nil)
-    private var state: APIState
+    /// Held while the process forks, and by the main thread while it does what takes locks: none may be taken then.
+    let forking = Mutex(())
+    var state: APIState
     private var counters = APICounters()
     private var taps = HeldTaps()
 
@@ -30,8 +32,7 @@ final class Conductor: @unchecked Sendable {
         self.log = log
         self.status = status
         self.metrics = metrics
-        identifier = arguments.identifier
-        measuresBoot = arguments.measuresBoot
+        self.arguments = arguments
         changed = try SharedSignal()
         state = APIState(identifier: arguments.identifier, hasMetrics: arguments.metricsPath != nil)
     }
@@ -137,7 +138,7 @@ final class Conductor: @unchecked Sendable {
     /// A machine that a file described runs.
     func didStart(_ configuration: MachineConfiguration) { state.didStart(configuration) }
 
-    private func take(_ machine: Machine, paused: Bool) throws(MachineError) {
+    func take(_ machine: Machine, paused: Bool) throws(MachineError) {
         status.write("started", [("pid", .number(getpid())), ("version", .string(monitorVersion))])
         do throws(MachineError) {
             try machine.start(paused: paused)
@@ -149,12 +150,12 @@ final class Conductor: @unchecked Sendable {
         changed.counter.signal()
     }
 
-    private func observer(since start: UInt64) -> MachineObserver {
+    func observer(since start: UInt64) -> MachineObserver {
         var observer = MachineObserver()
         let (log, status) = (log, status)
         observer.log = { level, text in log.write(level, text) }
         observer.firstInstruction = { status.write("first-instruction") }
-        if measuresBoot {
+        if arguments.measuresBoot {
             observer.bootTimer = { value in
                 guard value == 123 else { return }
                 let time = (monotonicNanoseconds() - start) / 1000
@@ -195,6 +196,7 @@ final class Conductor: @unchecked Sendable {
                 } catch { throw Self.loadingFailure(error, loading) }
             case .createSnapshot(let creation):
                 try onMachine { machine throws(MachineError) in try save(machine, creation) }
+            case .fork(let children): return .answer(try fork(children).encoded())
             case .pause: try onMachine { machine throws(MachineError) in try machine.pause() }
             case .resume: try onMachine { machine throws(MachineError) in try machine.resume() }
             case .sendCtrlAltDel:

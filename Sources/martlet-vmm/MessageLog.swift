@@ -48,6 +48,18 @@ final class MessageLog: Sendable {
         }
     }
 
+    /// What is set, but for the path.
+    var logger: Logger {
+        settings.withLock { settings in
+            var logger = Logger()
+            logger.level = settings.level
+            logger.showsLevel = settings.showsLevel
+            logger.showsOrigin = settings.showsOrigin
+            logger.module = settings.module
+            return logger
+        }
+    }
+
     func write(_ level: Logger.Level, _ text: @autoclosure () -> String, file: String = #fileID, line: Int = #line) {
         settings.withLock { settings in
             guard level <= settings.level, level != .off else { return }

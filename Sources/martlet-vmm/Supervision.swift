@@ -59,6 +59,16 @@ final class Supervision {
         case .snapshot(let snapshot)?: try conductor.startMachine(snapshot, since: start)
         case nil: break
         }
+        return try watch(socket: socket, lifeline: lifeline)
+    }
+
+    /// Sees a machine through that was forked from another's.
+    func begin(_ fork: ForkedChild, _ state: APIState) throws(MachineError) {
+        try conductor.startMachine(fork, state)
+    }
+
+    /// Serves requests and watches over the machine, to the end; gives the exit status.
+    func watch(socket: SocketHolder?, lifeline: borrowing Descriptor?) throws(MachineError) -> Int32 {
         var thread: Platform.Thread?
         var status = ExitStatus.failed
         var failure: SystemError?
@@ -160,7 +170,7 @@ final class Supervision {
 
     /// Figures that cannot be written are counted, and written with the next that can.
     private func writeMetrics() throws(SystemError) {
-        do throws(SystemError) { try conductor.writeMetrics() } catch {
+        do throws(SystemError) { try conductor.writeMetricsUnlessForking() } catch {
             conductor.log.write(.error, "Failed to write metrics: \(error.reason)")
         }
         // What made the machine is not needed again, or what served the requests of the last minute.

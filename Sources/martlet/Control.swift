@@ -34,14 +34,25 @@ struct Control: ~Copyable {
     /// Saves the machine into a directory; gives the report, in which a failure is told too.
     mutating func save(into directory: String) throws -> StepReport {
         socket.queue(Frame(.save, payload: SaveOrder(directory: Array(directory.utf8)).payload))
+        return try answer(until: "it was saved") { $0.kind == .saved ? StepReport($0.payload) : nil }
+    }
+
+    /// Forks the machine into others, whose supervisors are ready for it.
+    mutating func fork(into machines: [String]) throws -> ForkedReport {
+        socket.queue(Frame(.fork, payload: ForkOrder(machines: machines.map { Array($0.utf8) }).payload))
+        return try answer(until: "it was forked") { $0.kind == .forked ? ForkedReport($0.payload) : nil }
+    }
+
+    /// Sends what is queued and waits for an answer.
+    private mutating func answer<Answer>(until purpose: String, _ read: (Frame) -> Answer?) throws -> Answer {
         while true {
             _ = poll([(socket.raw, socket.pendingByteCount > 0 ? POLLIN | POLLOUT : POLLIN)])
             try socket.flush()
             let reception = try socket.receive()
             while let frame = try socket.next() {
-                if frame.kind == .saved, let report = StepReport(frame.payload) { return report }
+                if let answer = read(frame) { return answer }
             }
-            if reception == .closed { throw Failure("the container ended before it was saved") }
+            if reception == .closed { throw Failure("the container ended before \(purpose)") }
         }
     }
 

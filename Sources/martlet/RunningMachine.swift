@@ -41,6 +41,29 @@ struct RunningMachine: ~Copyable {
         return try result.commandStatus()
     }
 
+    /// Waits until the supervisor has made ready what the machine comes into.
+    mutating func awaitReadiness() throws {
+        do throws(SessionError) {
+            while let frame = try client.receive() {
+                switch frame.kind {
+                case .hello: return
+                case .failure: throw .failure(Refusal(frame.payload) ?? Refusal(exitCode: 125, message: []))
+                default: continue
+                }
+            }
+        } catch {
+            if case .failure(let refusal) = error { throw Failure(printable(refusal.message)) }
+            throw Failure("the new container's supervisor was lost")
+        }
+    }
+
+    /// Gives up a machine that has not started: nothing of it stays.
+    consuming func abandon() {
+        client.close()
+        _ = try? supervisor.wait()
+        _ = try? store.remove(id)
+    }
+
     /// Waits until the process runs, prints the id and leaves.
     consuming func awaitStart() throws -> Int32 {
         do throws(SessionError) {

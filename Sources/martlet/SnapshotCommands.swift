@@ -187,7 +187,7 @@ struct Fork: ParsableCommand {
         try there()
         let name = try SnapshotLaunch.machines().find(container).name
         let prefix = namePrefix ?? name
-        try clone(container, names: (1...count).map { "\(prefix)-\($0)" })
+        try ForkLaunch.fork(container, names: (1...count).map { "\(prefix)-\($0)" })
     }
 }
 
@@ -203,17 +203,6 @@ struct Branch: ParsableCommand {
 
     func run() throws {
         try there()
-        try clone(container, names: [name])
-    }
-}
-
-/// Saves a container once and goes on from there in others. Their memory is the snapshot's, whose files have no name
-/// any more when all of them run, and go with the last of them.
-private func clone(_ container: String, names: [String]) throws {
-    let manifest = try SnapshotLaunch.create(container, tag: nil)
-    defer { try? SnapshotLaunch.store().remove(manifest.id) }
-    for name in names {
-        let machine = try SnapshotLaunch.start(manifest, name: name, isDetached: true, removesItself: false)
-        _ = try machine.awaitStart()
+        try ForkLaunch.fork(container, names: [name])
     }
 }

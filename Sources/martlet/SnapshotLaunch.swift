@@ -12,18 +12,24 @@ enum SnapshotLaunch {
     static func store() throws -> SnapshotStore { try SnapshotStore.ofUser { environmentVariable($0) } }
     static func machines() throws -> MachineStore { try MachineStore.ofUser { environmentVariable($0) } }
 
-    /// Saves a running container, which goes on.
-    static func create(_ reference: String, tag: String?) throws -> SnapshotManifest {
-        if let tag, !MachineIdentity.isName(tag) || MachineIdentity.isID(tag) {
-            throw Failure(
-                "--tag: '\(tag)' is not a tag: 2 to 128 letters, digits, '_', '.', '-', a letter or digit first")
-        }
+    /// A running container that others can be made of.
+    static func running(_ reference: String) throws -> MachineRecord {
         let record = try machines().find(reference)
         guard record.condition == .running else { throw Failure("\(record.name) is not running") }
         // Its clones would have its addresses.
         guard record.configuration.network == nil else {
             throw Failure("\(record.name) is in a network, and its clones would have its addresses: run it without one")
         }
+        return record
+    }
+
+    /// Saves a running container, which goes on.
+    static func create(_ reference: String, tag: String?) throws -> SnapshotManifest {
+        if let tag, !MachineIdentity.isName(tag) || MachineIdentity.isID(tag) {
+            throw Failure(
+                "--tag: '\(tag)' is not a tag: 2 to 128 letters, digits, '_', '.', '-', a letter or digit first")
+        }
+        let record = try running(reference)
         var control = try Control(record)
         var generator = SystemRandomNumberGenerator()
         let store = try store()
@@ -58,19 +64,11 @@ enum SnapshotLaunch {
         let id = MachineIdentity.makeID(using: &generator)
         let machine = try store.create(id: id, name: name)
         do {
-            var configuration = manifest.machine
-            let isOwnHostname = configuration.process.hostname.hasPrefix(manifest.machine.id.prefix(12))
-            configuration.id = id
-            configuration.name = machine.name
-            configuration.createdAt = wallClockNanoseconds()
-            if isOwnHostname { configuration.process.hostname = String(id.prefix(MachineIdentity.shortIDLength)) }
+            var configuration = manifest.machine.clone(as: machine, installation)
             configuration.isDetached = isDetached
             configuration.removesItself = removesItself
             configuration.runTimeout = runTimeout
-            configuration.templates = nil
             configuration.snapshot = snapshots.directory(of: manifest.id)
-            configuration.monitor = installation.monitor
-            configuration.commandStartedAt = Entry.startedAt
             try Files.writeNew(
                 configuration.json.encoded(indented: true), "\(machine.directory)/\(MachineFile.configuration)")
             return try MachineLaunch.startSupervisor(
@@ -79,6 +77,24 @@ enum SnapshotLaunch {
             try? store.removeOwn(id)
             throw error
         }
+    }
+}
+
+extension ContainerConfiguration {
+    /// That of a machine which goes on from the one that this belongs to.
+    func clone(as machine: borrowing NewMachine, _ installation: Installation) -> ContainerConfiguration {
+        var clone = self
+        let isOwnHostname = process.hostname.hasPrefix(id.prefix(MachineIdentity.shortIDLength))
+        clone.id = machine.id
+        clone.name = machine.name
+        clone.createdAt = wallClockNanoseconds()
+        if isOwnHostname { clone.process.hostname = String(machine.id.prefix(MachineIdentity.shortIDLength)) }
+        clone.templates = nil
+        clone.snapshot = nil
+        clone.forkOf = nil
+        clone.monitor = installation.monitor
+        clone.commandStartedAt = Entry.startedAt
+        return clone
     }
 }
 

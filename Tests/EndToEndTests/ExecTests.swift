@@ -141,17 +141,58 @@ extension EndToEnd {
         }
 
         @Test func forks() throws {
-            try withContainer(Self.counter) {
-                let made = try stage.run(["fork", "web", "--count", "2", "--name-prefix", "child"])
-                #expect(made.status == 0 && made.text.split(separator: "\n").count == 2, "\(made)")
+            let hook =
+                "mkdir -p /etc/martlet/hooks; printf '#!/bin/sh\\necho clone >> /hooks\\n' > /etc/martlet/hooks/clone; "
+            try withContainer("\(hook)chmod +x /etc/martlet/hooks/clone; echo kept > /kept; \(Self.counter)") {
+                let made = try stage.run(["fork", "web", "--count", "3", "--name-prefix", "child"])
+                #expect(made.status == 0 && made.text.split(separator: "\n").count == 3, "\(made)")
+                // A fork of a fork.
                 #expect(try stage.run(["branch", "child-1", "grandchild"]).status == 0)
-                defer { _ = try? stage.run(["rm", "-f", "child-1", "child-2", "grandchild"]) }
+                let names = ["web", "child-1", "child-2", "child-3", "grandchild"]
+                defer { _ = try? stage.run(["rm", "-f"] + names.dropFirst()) }
                 var seen: Set<Substring> = []
-                for name in ["web", "child-1", "child-2", "grandchild"] {
+                for name in names {
                     seen.formUnion(try stage.run(["exec", name, "sh", "-c", Self.who]).text.split(separator: "\n"))
                 }
-                #expect(seen.count == 16, "\(seen)")
+                #expect(seen.count == 20, "\(seen)")
+                #expect(
+                    try stage.run(["exec", "grandchild", "cat", "/kept", "/hooks"]).text == "kept\nclone\nclone\n")
                 #expect(try stage.run(["snapshot", "ls", "-q"]).text == "")
+                let parent = try JSON(parsing: try stage.run(["inspect", "web"]).output).arrayValue?.first?["state"]
+                for step in ["freeze", "paused", "children made", "in all"] {
+                    #expect(parent?["forkInMicroseconds"]?[step] != nil, "\(step): \(parent ?? .null)")
+                }
+                let child = try JSON(parsing: try stage.run(["inspect", "child-2"]).output).arrayValue?.first?["state"]
+                #expect(child?["origin"]?.stringValue == "fork")
+                for step in ["entropy", "clock", "hostname", "files", "connections", "clone hook", "thaw"] {
+                    #expect(child?["identityInMicroseconds"]?[step] != nil, "\(step)")
+                }
+                // One that loses its monitor takes none along, and its supervisor says so.
+                let pid = child?["monitor"]?["pid"]?.integerValue ?? 0
+                #expect(try stage.onHost("kill -9 \(pid)") == "")
+                #expect(try stage.run(["wait", "child-2"]).text == "125\n")
+                // One that loses its supervisor ends with it.
+                let orphan = try JSON(parsing: try stage.run(["inspect", "child-3"]).output).arrayValue?.first?["state"]
+                let supervisor = orphan?["supervisor"]?["pid"]?.integerValue ?? 0
+                let monitor = orphan?["monitor"]?["pid"]?.integerValue ?? 0
+                #expect(
+                    try stage.onHost("kill -9 \(supervisor); timeout 60 tail --pid=\(monitor) -f /dev/null; echo $?")
+                        == "0\n")
+                // Nor do children end with their parents.
+                #expect(try stage.run(["rm", "-f", "child-1"]).status == 0)
+                let count = try stage.run(
+                    [
+                        "exec", "grandchild", "sh", "-c",
+                        "a=$(cat /tmp/count); sleep 1; b=$(cat /tmp/count); [ $b -gt $a ] && echo on",
+                    ])
+                #expect(count.text == "on\n", "\(count)")
+                #expect(try stage.run(["exec", "web", "echo", "still"]).text == "still\n")
+                // A name that is taken, or a machine that cannot be forked, leaves nothing of the others.
+                let taken = try stage.run(["fork", "web", "--count", "2", "--name-prefix", "grandchild"])
+                #expect(taken.status == 0, "\(taken)")
+                #expect(try stage.run(["fork", "web", "--count", "3", "--name-prefix", "grandchild"]).status == 1)
+                #expect(try stage.run(["rm", "-f", "grandchild-1", "grandchild-2"]).status == 0)
+                #expect(try stage.run(["inspect", "grandchild-3"]).status == 1)
                 #expect(try stage.run(["fork", "web", "--count", "0"]).status == 64)
             }
             try stage.expectNothingLeft()

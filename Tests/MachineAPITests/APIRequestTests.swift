@@ -115,6 +115,38 @@ import Wire
         #expect(loading.drives == [.init(identifier: "d", path: "p")])
     }
 
+    @Test func forks() throws {
+        let routed = try route(
+            .put, "/fork",
+            """
+            {"children":[{"id":"a"},{"id":"b-2","directory":"/d","api_sock":"s","supervisor_sock":"w","stdout_path":"o",
+             "stderr_path":"e","log_path":"l","metrics_path":"m","serial_out_path":"c","vsock_override":{"uds_path":"v"},
+             "network_overrides":[{"iface_id":"e0","socket_path":"n"}],
+             "drive_overrides":[{"drive_id":"x","path_on_host":"p","copy":true},{"drive_id":"y","path_on_host":"/q"}]}]}
+            """
+        ).get()
+        guard case .fork(let children) = routed.request else { throw RequestFault("no fork") }
+        #expect(children.count == 2 && children[0] == ForkChild(identifier: "a"))
+        let child = children[1]
+        #expect(child.identifier == "b-2" && child.directory == "/d")
+        #expect([child.socketPath, child.supervisorPath, child.outputPath, child.errorsPath] == ["s", "w", "o", "e"])
+        #expect([child.logPath, child.metricsPath, child.serialPath, child.vsockPath] == ["l", "m", "c", "v"])
+        #expect(child.interfaces == [.init(identifier: "e0", peer: .socket("n"))])
+        #expect(
+            child.drives == [
+                .init(identifier: "x", path: "p", isCopied: true), .init(identifier: "y", path: "/q"),
+            ])
+        #expect(child.resolve("p") == "/d/p" && child.resolve("/q") == "/q" && children[0].resolve("p") == "p")
+    }
+
+    @Test func theMostForksAtATime() throws {
+        func body(_ count: Int) -> String {
+            "{\"children\":[\((0..<count).map { "{\"id\":\"m\($0)\"}" }.joined(separator: ","))]}"
+        }
+        #expect(throws: Never.self) { try route(.put, "/fork", body(1000)).get() }
+        #expect(throws: RequestFault.self) { try route(.put, "/fork", body(1001)).get() }
+    }
+
     static let bad: [(HTTPMethod, String, String?, String)] = [
         (.get, "/version", "{}", "GET request cannot have a body."), (.put, "/actions", nil, "Empty PUT request."),
         (.patch, "/vm", nil, "Empty PATCH request."), (.delete, "/drives/a", "{}", "Empty Delete request."),
@@ -155,6 +187,15 @@ import Wire
         (
             .put, "/network-interfaces/a", #"{"iface_id":"a"}"#,
             "An error occurred when deserializing the json body of a request: missing field `host_dev_name`."
+        ),
+        (.put, "/fork", #"{"children":[]}"#, "Fork error: 1 to 1000 children can be made at a time"),
+        (
+            .put, "/fork", #"{"children":[{"id":"a/b"}]}"#,
+            "Fork error: id 'a/b': 1 to 64 letters, digits and - are wanted"
+        ),
+        (
+            .put, "/fork", #"{"children":[{"id":"a","directory":"d"}]}"#,
+            "Fork error: directory 'd': an absolute path is wanted"
         ),
         (
             .put, "/network-interfaces/a", #"{"iface_id":"a","host_dev_name":"t","host_dev_fd":5}"#,

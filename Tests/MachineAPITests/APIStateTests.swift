@@ -48,6 +48,28 @@ extension HTTPResponse {
     static let before = "The requested operation is not supported before starting the microVM."
     static let after = "The requested operation is not supported after starting the microVM."
 
+    @Test func aMachineIsForkedOnceItIsThere() throws {
+        let body = #"{"children":[{"id":"c"}]}"#
+        var player = Player()
+        #expect(try player.send(.put, "/fork", body).fault == Self.before)
+        player.state.didStart(Player.saved)
+        #expect(try player.send(.put, "/fork", body).status == .noContent)
+        #expect(player.effects == [.fork([ForkChild(identifier: "c")])])
+        player.failing = "the reason"
+        #expect(try player.send(.put, "/fork", body).fault == "Fork error: the reason")
+        // The parent is as it was, and a child's state is its own.
+        #expect(player.state.phase == .running && player.state.configuration == Player.saved)
+        var configuration = Player.saved
+        configuration.drives[0].content = .path("/other")
+        var child = Player(player.state.forked(identifier: "c", hasMetrics: true, configuration, isRunning: false))
+        #expect(
+            try child.send(.get, "/").json
+                == ["id": "c", "state": "Paused", "vmm_version": .string(apiVersion), "app_name": "Martlet"])
+        #expect(child.state.configuration == configuration)
+        _ = try child.send(.patch, "/vm", #"{"state":"Resumed"}"#)
+        #expect(child.state.phase == .running && player.state.phase == .running)
+    }
+
     @Test func aMachineIsConfiguredAndStarted() throws {
         var player = Player()
         #expect(

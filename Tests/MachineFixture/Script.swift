@@ -115,23 +115,27 @@ final class Script {
         }
         let observer = observer()
         let start = monotonicNanoseconds()
-        let outcomes = try running().fork(children, observer: { _ in observer }) { index, machine in
-            do {
-                let made = (monotonicNanoseconds() - start) / 1000
-                try machine.start()
-                let first = try consoles[index].line(with: "tick")
-                let time = (monotonicNanoseconds() - start) / 1000
-                say("child \(index): made after \(made) us, first line after \(time) us: \(first)")
-                var last = ""
-                for _ in 0..<3 { last = try consoles[index].line(with: "tick") }
-                machine.finish()
-                say("child \(index): done: \(last)")
-            } catch {
-                say("child \(index): FAILED: \(error)")
+        let report = try running().fork(children, keeping: consoles.map(\.descriptor)) { child throws(MachineError) in
+            let machine = try child.makeMachine(observer: observer)
+            let made = (monotonicNanoseconds() - start) / 1000
+            try machine.start()
+            let console = consoles[child.index]
+            return {
+                do {
+                    let first = try console.line(with: "tick")
+                    let time = (monotonicNanoseconds() - start) / 1000
+                    say("child \(child.index): made after \(made) us, first line after \(time) us: \(first)")
+                    var last = ""
+                    for _ in 0..<3 { last = try console.line(with: "tick") }
+                    machine.finish()
+                    say("child \(child.index): done: \(last)")
+                } catch {
+                    say("child \(child.index): FAILED: \(error)")
+                }
+                exit(0)
             }
-            exit(0)
         }
-        return "\(outcomes)"
+        return "\(report)"
     }
 
     private func observer() -> MachineObserver {
@@ -157,6 +161,8 @@ final class Console: @unchecked Sendable {
     }
 
     func remove() { Files.remove(path) }
+
+    var descriptor: Int32 { pipe.raw }
 
     /// The next line that has a text in it. A fault that the guest reports ends everything.
     func line(with text: String) throws -> String {

@@ -204,6 +204,69 @@ import Wire
         }
     }
 
+    /// The container is thawed as soon as the monitor says that it goes on, and the client hears of it when the monitor
+    /// has answered.
+    @Test func aMachineIsForked() throws {
+        try withDirectory { root in
+            // Whoever of the two comes first makes the fifo.
+            let script =
+                "mkfifo go 2>/dev/null\nread line < go\necho '{\"event\":\"forked\",\"pause_us\":7}' >&3\nread line <&4\n"
+            var stage = try Self.set(root, monitor: "#!/bin/sh\n\(script)")
+            try stage.boot()
+            _ = mkfifo("\(stage.directory)/go", 0o600)
+            let listener = try UnixSocket.listen(at: "\(stage.directory)/\(MachineFile.api)", nonBlocking: false)
+            var control = try SessionClient(
+                socket: try UnixSocket.connect(to: "\(stage.directory)/\(MachineFile.control)"))
+            #expect(try control.receive()?.kind == .hello)
+            let ids = ["b", "c"].map { String(repeating: $0, count: 64) }
+            try control.send(Frame(.fork, payload: ForkOrder(machines: ids.map { Array($0.utf8) }).payload))
+            #expect(try stage.guestReceives().kind == .freeze)
+            try stage.guestSends(Frame(.frozen, payload: StepReport().payload))
+            guard let api = try UnixSocket.accept(on: listener, nonBlocking: false) else {
+                throw SystemError("accept", MachineFile.api, code: EAGAIN)
+            }
+            let request = try Self.request(api)
+            #expect(request.head.hasPrefix("PUT /fork HTTP/1.1\r\n"))
+            let children = try JSON(parsing: request.body)["children"]?.arrayValue ?? []
+            #expect(children.compactMap { $0["id"]?.stringValue } == ids)
+            #expect(children.last?["directory"]?.stringValue == stage.store.directory(of: ids[1]))
+            // Nobody but a thawed guest goes on; the monitor has not answered yet.
+            let fifo = try Descriptor.open("\(stage.directory)/go", .readWrite)
+            try fifo.writeAll([10])
+            #expect(try stage.guestReceives().kind == .thaw)
+            try stage.guestSends(Frame(.thawed, payload: StepReport().payload))
+            let body =
+                #"{"pause_us":7,"forks_us":5,"children":[{"id":"b","pid":1},{"id":"c","fault_message":"no room"}]}"#
+            try api.writeAll(Array("HTTP/1.1 200 OK\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)".utf8))
+            let answer = try #require(try control.receive())
+            #expect(answer.kind == .forked)
+            let report = try #require(ForkedReport(answer.payload))
+            #expect(report.report.failure.isEmpty)
+            #expect(report.failures == [ForkedReport.Failure(index: 1, reason: Array("no room".utf8))])
+            #expect(report.report.steps.contains(StepReport.Step(Array("paused".utf8), nanoseconds: 7000)))
+            #expect(try stage.store.find("stage").state.fork.map(\.step).contains("in all"))
+        }
+    }
+
+    /// Reads a request whole.
+    private static func request(_ socket: borrowing Descriptor) throws -> (head: String, body: [UInt8]) {
+        var bytes: [UInt8] = []
+        var space = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            if let end = bytes.indices.first(where: { bytes[$0...].starts(with: Array("\r\n\r\n".utf8)) }) {
+                let head = String(decoding: bytes[..<end], as: UTF8.self)
+                let length = head.split(separator: "\r\n").compactMap { line in
+                    line.hasPrefix("Content-Length: ") ? Int(line.dropFirst(16)) : nil
+                }.first
+                if let length, bytes.count - end - 4 >= length { return (head, Array(bytes[(end + 4)...])) }
+            }
+            guard case .bytes(let count) = try space.withUnsafeMutableBytes({ try socket.read(into: $0) }) else {
+                throw SystemError("read", "a request", code: EPIPE)
+            }
+            bytes += space[..<count]
+        }
+    }
+
     @Test func aGuestThatFloodsIsEnded() throws {
         try withDirectory { root in
             var stage = try Self.set(root)

@@ -26,7 +26,7 @@ extension Agent {
             if let refusal = Refusal(frame.payload) { System.say(text("the host: ") + refusal.message) }
             Power.off(self)
         case .configured, .accepted, .refused, .started, .exited, .activity, .stop, .identified, .frozen, .thawed,
-            .running, .save, .saved:
+            .running, .save, .saved, .fork, .forked:
             fail(text("a frame that only the guest sends"))
         }
     }

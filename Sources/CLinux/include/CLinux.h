@@ -37,6 +37,8 @@ int clinux_open(const char *path, int flags, unsigned mode);
 int clinux_openat(int directory, const char *path, int flags, unsigned mode);
 /// openat2(2), always with O_CLOEXEC: the path stays below the directory and goes through no symbolic link.
 int clinux_open_beneath(int directory, const char *path, int flags);
+/// Closes all descriptors but these, which are in ascending order.
+void clinux_close_all_but(const int *fds, size_t count);
 /// fcntl(2) with an integer argument.
 int clinux_fcntl(int fd, int command, long argument);
 /// ioctl(2) with an integer argument.

@@ -11,6 +11,8 @@
 
 /// The user at the other end of a unix socket (SO_PEERCRED); -1 with errno.
 int clinux_peer_user(int fd, uid_t *user);
+/// The process there, as it was when the two were connected; -1 with errno.
+pid_t clinux_peer_process(int fd);
 
 /// prctl(2), PR_SET_NO_NEW_PRIVS.
 int clinux_no_new_privileges(void);

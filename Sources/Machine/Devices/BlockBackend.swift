@@ -96,7 +96,10 @@ package final class BlockBackend: Sendable {
         return unsafe fstat(file.raw, &status) == 0 && status.st_mode & S_IFMT == S_IFBLK
     }
 
-    func openDescriptors() -> [Int32] { Array(Set(extents.map { $0.file.raw })) }
+    /// Copies a writable disk, on which nothing is under way, into an empty file.
+    func clone(to file: borrowing Descriptor) throws(SystemError) {
+        try FileCopy.clone(extents[0].file.descriptor, count: byteCount, to: file)
+    }
 
     // MARK: - Transfers
 

@@ -49,7 +49,7 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     private let id: [UInt8]
 
     // The loop thread's.
-    private var backend: BlockBackend
+    private(set) var backend: BlockBackend
     private var idle: [BlockRequest] = []
     private var requestCount = 0
     private var inFlight = 0
@@ -268,10 +268,6 @@ package final class BlockDevice: VirtioMMIODevice, @unchecked Sendable {
     }
 
     /// Waits until nothing is in flight, and gives all of it back.
-    override func openDescriptors() -> [Int32] {
-        super.openDescriptors() + [completions.event.descriptor.raw] + backend.openDescriptors()
-    }
-
     override package func quiesce() {
         while inFlight > 0 {
             completions.wait()

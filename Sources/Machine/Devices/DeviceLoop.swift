@@ -77,9 +77,6 @@ package final class DeviceLoop: @unchecked Sendable {
 
     // MARK: - Descriptors
 
-    /// The numbers of the loop's own descriptors.
-    func openDescriptors() -> [Int32] { [epoll.raw, wake.descriptor.raw] }
-
     /// Watches a descriptor for a handler, which the loop keeps until `deregister`.
     package func register(
         _ fd: Int32, _ readiness: Readiness, _ handler: EventHandler, token: UInt32

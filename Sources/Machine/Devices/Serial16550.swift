@@ -96,14 +96,6 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
     /// How many bytes were dropped because they were more than the limit allows.
     var limitedByteCount: UInt64 { contents.withLock { $0.limited } }
 
-    /// The numbers of all descriptors that the port has open.
-    func openDescriptors() -> [Int32] {
-        var result = [interrupt.descriptor.raw, pending.descriptor.raw]
-        if let sink { result.append(sink.raw) }
-        if let source, source !== sink { result.append(source.raw) }
-        return result
-    }
-
     // MARK: - State
 
     /// The registers, with the loop and the vCPUs standing still.

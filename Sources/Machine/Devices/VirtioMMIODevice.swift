@@ -128,11 +128,6 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     /// driver. Called on the loop's thread, which then stands still.
     package func quiesce() {}
 
-    /// The numbers of all descriptors that the device has open, with the loop standing still.
-    func openDescriptors() -> [Int32] {
-        [interrupt.descriptor.raw] + notifiers.map { $0.event.descriptor.raw } + throttles.compactMap(\.descriptor)
-    }
-
     /// Tokens below this are the queues', those from here on the throttles'.
     private static let firstThrottleToken: UInt32 = 48
     /// From here on they are the kind of device's.

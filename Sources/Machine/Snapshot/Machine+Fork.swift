@@ -8,14 +8,6 @@ internal import Platform
 internal import Synchronization
 internal import Virtio
 
-/// What came of one child of a fork.
-package enum ForkOutcome: Equatable, Sendable {
-    /// It runs as this process, which is waited for by nobody.
-    case made(process: Int32)
-    /// There is no such machine: why.
-    case failed(String)
-}
-
 /// A running machine becomes several.
 ///
 /// KVM ties a VM to the process that made it, and so a machine is cloned by forking its process: the child has all of
@@ -23,29 +15,39 @@ package enum ForkOutcome: Equatable, Sendable {
 /// the fork. Nothing is written to a disk, and what neither writes to, all share.
 ///
 /// A forked process has one thread. All others of the machine stand at their gates when the process forks, workers are
-/// idle, and nothing that they hold is used in the child: that makes everything anew, and closes what it inherited of
-/// the machine. The thread that forks is made for it. It becomes the child's only one, and its thread-local values,
-/// among them the thread's number that locks are marked with, were never set.
+/// idle, and nothing that they hold is used in the child: that makes everything anew, and has none of the descriptors
+/// of the old process but those that it needs. The thread that forks is made for it. It becomes the child's only one,
+/// and its thread-local values, among them the thread's number that locks are marked with, were never set.
+///
+/// Children wait until the parent goes on, so that its pause is that of the forks alone.
 extension Machine {
-    /// What a child does: it is handed its number among the children, and its machine, made and not yet started. It has
-    /// this thread alone, and inherited whatever the process had open besides the old machine's.
-    package typealias ForkBody = @Sendable (_ child: Int, _ machine: Machine) -> Never
+    /// What a child does, on a thread with 1 MiB of stack, the only one of its process: it readies itself, makes the
+    /// machine and starts it. What it gives then sees the machine through to its end. What it throws is told to the
+    /// parent as the reason why there is no such machine.
+    package typealias ForkBody = @Sendable (ForkedChild) throws(MachineError) -> () -> Never
 
-    /// Forks the machine, once for each of `children`, in one pause. A machine that ran goes on running.
+    /// Forks the machine, once for each of `children`, in one pause. A machine that ran goes on running, whatever
+    /// becomes of the children.
     /// - Parameters:
-    ///   - children: what is another in each. Disks that are written to and the vsock device need an override.
-    ///   - observer: what each child's machine tells of itself.
-    ///   - body: runs in the child, on a thread with 1 MiB of stack, and does not return.
+    ///   - children: what is another in each. Disks that are written to, network interfaces and the vsock device need
+    ///     an override.
+    ///   - kept: descriptors that children keep, besides the three standard ones.
+    ///   - goesOn: called when the machine goes on; children are not made yet.
     package func fork(
-        _ children: [MachineOverrides], observer: @escaping @Sendable (Int) -> MachineObserver,
+        _ children: [MachineOverrides], keeping kept: [Int32] = [], goesOn: (ForkPause) -> Void = { _ in },
         child body: @escaping ForkBody
-    ) throws(MachineError) -> [ForkOutcome] {
+    ) throws(MachineError) -> ForkReport {
         var configurations: [MachineConfiguration] = []
         for child in children {
             try checkSharing(child)
             configurations.append(try child.apply(to: configuration))
         }
-        var attempts: [ForkAttempt] = []
+        let wanted = configurations
+        let descriptors = children.map { kept + $0.networkDescriptors }
+        let channel = try system("a fork") { () throws(SystemError) in try ForkChannel() }
+        let start = monotonicNanoseconds()
+        var pause = ForkPause()
+        var processes: [ForkedProcessNumber] = []
         try life.withLock { life throws(MachineError) in
             let wasRunning = life.phase == .running
             switch life.phase {
@@ -56,38 +58,61 @@ extension Machine {
             }
             defer { if wasRunning { release(&life) } }
             devices.workers.waitUntilIdle()
-            let state = try captureState()
-            let inherited = openDescriptors()
-            clinux_ignore_children()
-            for (index, configuration) in configurations.enumerated() {
-                attempts.append(
-                    try attempt(inherited) { [self] () throws(MachineError) -> () -> Never in
-                        let machine = try Machine(
-                            configuration, observer: observer(index), host: HostVM(configuration.machine),
-                            memory: memory, base: memoryBase, origin: .saved(state, SavedTime()))
-                        return { body(index, machine) }
-                    })
+            var copies = DiskCopies()
+            do throws(MachineError) {
+                for child in children { try copies.make(child, of: self) }
+                let state = try captureState()
+                let forkStart = monotonicNanoseconds()
+                processes = try forkProcesses(wanted.count, keeping: descriptors, channel) { [self] index in
+                    let configuration = wanted[index]
+                    return ForkedChild(index: index, isRunning: wasRunning) {
+                        [self] observer throws(MachineError) in
+                        try Machine(
+                            configuration, observer: observer, host: HostVM(configuration.machine), memory: memory,
+                            base: memoryBase, origin: .saved(state, SavedTime()))
+                    } body: { child throws(MachineError) in
+                        try body(child)
+                    }
+                }
+                pause.forksInNanoseconds = monotonicNanoseconds() - forkStart
+            } catch {
+                copies.remove()
+                throw error
             }
         }
-        return attempts.map { $0.outcome() }
+        pause.inNanoseconds = monotonicNanoseconds() - start
+        goesOn(pause)
+        let outcomes = channel.outcomes(of: processes)
+        for (child, outcome) in zip(children, outcomes) {
+            if case .failed = outcome { DiskCopies.remove(child) }
+        }
+        return ForkReport(pause: pause, outcomes: outcomes)
     }
 
-    /// Two machines that write to one disk would destroy it; two that read one TAP device would each get half of it.
+    /// Two machines that write to one disk would destroy it, and two behind one network back end take each other's
+    /// frames.
     private func checkSharing(_ child: MachineOverrides) throws(MachineError) {
         for drive in configuration.drives where !drive.isReadOnly {
-            guard child.drives.contains(where: { $0.identifier == drive.identifier }) else {
+            guard let override = child.drives.first(where: { $0.identifier == drive.identifier }) else {
                 throw .configuration(
                     field: "drive_overrides",
                     problem: "the machine writes to the drive \(drive.identifier): each fork needs a file of its own")
             }
+            if case .path(let path) = override.content, case .path(let own) = drive.content,
+                Files.isSame(path, own)
+            {
+                throw .configuration(
+                    field: "drive_overrides", problem: "\(path) is the file that the machine itself writes to")
+            }
         }
         for interface in configuration.networkInterfaces {
-            guard case .descriptor = interface.peer,
-                !child.networkInterfaces.contains(where: { $0.identifier == interface.identifier })
-            else { continue }
-            throw .configuration(
-                field: "network_overrides",
-                problem: "the interface \(interface.identifier) has a descriptor: each fork needs one of its own")
+            let override = child.networkInterfaces.first { $0.identifier == interface.identifier }
+            let isShared = if case .descriptor = interface.peer { override?.peer == interface.peer } else { false }
+            guard override != nil, !isShared else {
+                throw .configuration(
+                    field: "network_overrides",
+                    problem: "each fork needs a back end of its own for the interface \(interface.identifier)")
+            }
         }
         guard configuration.vsock == nil || child.vsockPath != nil else {
             throw .configuration(
@@ -95,66 +120,51 @@ extension Machine {
         }
     }
 
-    /// All descriptors of the machine but that of its memory's file, which a child keeps.
-    private func openDescriptors() -> [Int32] {
-        var result = [vm.openDescriptor(), ended.descriptor.raw] + loop.openDescriptors()
-        result += runners.map { $0.vcpu.openDescriptor() }
-        result += devices.ports.serial.openDescriptors()
-        for device in devices.virtio { result += device.openDescriptors() }
-        return result
-    }
-
-    /// Forks once, on a thread made for it.
-    private func attempt(
-        _ inherited: [Int32], make: @escaping @Sendable () throws(MachineError) -> (() -> Never)
-    ) throws(MachineError) -> ForkAttempt {
-        let pipe = try system("a fork") { () throws(SystemError) in try Pipe() }
-        let (reading, writing) = (pipe.reading.raw, pipe.writing.raw)
-        let outcome = ForkedProcess()
+    /// Forks `count` times, on a thread made for it. A fork that the system refuses is that child's failure.
+    private func forkProcesses(
+        _ count: Int, keeping kept: [[Int32]], _ channel: ForkChannel,
+        child: @escaping @Sendable (Int) -> ForkedChild
+    ) throws(MachineError) -> [ForkedProcessNumber] {
+        clinux_ignore_children()
+        let result = ForkedProcessNumbers()
+        let base = memoryBase?.file.raw
         let thread = try system("a fork") { () throws(SystemError) in
             try Platform.Thread(name: "fork", stackSizeInBytes: 1 << 20) { [self] in
-                let process = clinux_fork()
-                guard process == 0 else { return outcome.set(process, clinux_errno()) }
-                // The child. The old machine's parts are never used again, and never let go: their threads, which are
-                // not here, hold them.
-                unsafe _ = Unmanaged.passRetained(self)
-                _ = close(reading)
-                for descriptor in inherited { _ = close(descriptor) }
-                let report = Descriptor(owning: writing)
-                let run: () -> Never
-                do throws(MachineError) { run = try make() } catch {
-                    try? report.writeAll(Array("\(error)".utf8))
-                    _exit(1)
+                var numbers: [ForkedProcessNumber] = []
+                for index in 0..<count {
+                    let process = clinux_fork()
+                    if process == 0 {
+                        // The child. The old machine's parts are never used again, and never let go: their threads,
+                        // which are not here, hold them.
+                        unsafe _ = Unmanaged.passRetained(self)
+                        channel.become(child(index), keeping: [0, 1, 2] + kept[index] + (base.map { [$0] } ?? []))
+                    }
+                    numbers.append(ForkedProcessNumber(process: process, code: process < 0 ? clinux_errno() : 0))
                 }
-                report.close()
-                run()
+                result.set(numbers)
             }
         }
         thread.join()
-        guard let value = outcome.value, value.process > 0 else {
-            throw .system("a fork", SystemError("fork", code: outcome.value?.code ?? 0))
-        }
-        return ForkAttempt(process: value.process, report: SharedDescriptor(pipe.reading))
+        return result.value
     }
 }
 
-/// What the forking thread hands back in the parent.
-private final class ForkedProcess: Sendable {
-    private let content = Mutex<(process: Int32, code: Int32)?>(nil)
-    var value: (process: Int32, code: Int32)? { content.withLock { $0 } }
-    func set(_ process: Int32, _ code: Int32) { content.withLock { $0 = (process, code) } }
+/// A child's process in the parent's eyes, or why there is none.
+struct ForkedProcessNumber: Sendable {
+    let process: Int32
+    let code: Int32
 }
 
-/// A child that was forked, and the pipe that it says on what went wrong, if anything did.
-private struct ForkAttempt {
-    let process: Int32
-    let report: SharedDescriptor
+/// What the forking thread hands back in the parent.
+private final class ForkedProcessNumbers: Sendable {
+    private let content = Mutex<[ForkedProcessNumber]>([])
+    var value: [ForkedProcessNumber] { content.withLock { $0 } }
+    func set(_ numbers: [ForkedProcessNumber]) { content.withLock { $0 = numbers } }
+}
 
-    /// Waits until the child has its machine.
-    func outcome() -> ForkOutcome {
-        guard let text = try? report.descriptor.readAll(limit: 1 << 16) else {
-            return .failed("the child says nothing that can be read")
-        }
-        return text.isEmpty ? .made(process: process) : .failed(String(decoding: text, as: UTF8.self))
+extension MachineOverrides {
+    /// Network back ends that are there already, and go to the machine.
+    fileprivate var networkDescriptors: [Int32] {
+        networkInterfaces.compactMap { if case .descriptor(let number) = $0.peer { number } else { nil } }
     }
 }

@@ -7,10 +7,13 @@ package struct MachineOverrides: Equatable, Sendable {
     package struct Drive: Equatable, Sendable {
         package var identifier: String
         package var content: MachineAPI.Drive.Content
+        /// Of a fork: the file is not there yet, and is to be a copy of the machine's.
+        package var isCopied: Bool
 
-        package init(identifier: String, content: MachineAPI.Drive.Content) {
+        package init(identifier: String, content: MachineAPI.Drive.Content, isCopied: Bool = false) {
             self.identifier = identifier
             self.content = content
+            self.isCopied = isCopied
         }
     }
 

@@ -70,52 +70,9 @@ package struct SnapshotFiles: Equatable, Sendable {
         try MemoryFile.check(source, path, state)
         do throws(SystemError) {
             try file.truncate(to: state.memorySize)
-            for part in parts { try copy(part, from: source, to: file, skipsHoles: state.kind == .full) }
+            for part in parts { try FileCopy.copy(part, from: source, to: file, skipsHoles: state.kind == .full) }
         } catch {
             throw .system("the memory file \(path)", error)
         }
-    }
-
-    /// - Parameter skipsHoles: the target has zeros there already.
-    private static func copy(
-        _ part: Range<UInt64>, from source: borrowing Descriptor, to file: borrowing Descriptor, skipsHoles: Bool
-    ) throws(SystemError) {
-        var position = part.lowerBound
-        while position < part.upperBound {
-            var end = part.upperBound
-            if skipsHoles {
-                let data = lseek(source.raw, Int(position), CLINUX_SEEK_DATA)
-                if data < 0, clinux_errno() == ENXIO { return }
-                if data >= 0 {
-                    guard UInt64(data) < part.upperBound else { return }
-                    position = max(position, UInt64(data))
-                    let hole = lseek(source.raw, data, CLINUX_SEEK_HOLE)
-                    if hole > data { end = min(end, UInt64(hole)) }
-                }
-            }
-            while position < end { position += try copyOnce(position..<end, from: source, to: file) }
-        }
-    }
-
-    private static func copyOnce(
-        _ part: Range<UInt64>, from source: borrowing Descriptor, to file: borrowing Descriptor
-    ) throws(SystemError) -> UInt64 {
-        let (from, to, offset) = (source.raw, file.raw, Int64(part.lowerBound))
-        let length = Int(part.upperBound - part.lowerBound)
-        let count = retryingInterrupts { clinux_copy_file_part(from, offset, to, offset, length) }
-        if count > 0 { return UInt64(count) }
-        if count < 0, ![EXDEV, EINVAL, EOPNOTSUPP, ENOSYS].contains(clinux_errno()) {
-            throw SystemError("copy_file_range")
-        }
-        // Not between these file systems, or not from this one: by hand.
-        var bytes = [UInt8](repeating: 0, count: min(1 << 20, length))
-        let outcome: Result<UInt64, SystemError> = unsafe bytes.withUnsafeMutableBytes { space in
-            let got = retryingInterrupts { unsafe pread(from, space.baseAddress, space.count, Int(offset)) }
-            guard got > 0 else { return .failure(SystemError("pread", code: got < 0 ? clinux_errno() : EIO)) }
-            let put = retryingInterrupts { unsafe pwrite(to, space.baseAddress, got, Int(offset)) }
-            guard put > 0 else { return .failure(SystemError("pwrite", code: put < 0 ? clinux_errno() : EIO)) }
-            return .success(UInt64(put))
-        }
-        return try outcome.get()
     }
 }

@@ -128,6 +128,23 @@ extension BodySchema {
     static let driveOverride = BodySchema(
         "DriveOverride", [.required("drive_id", .string), .required("path_on_host", .path)])
 
+    static let forkDriveOverride = BodySchema(
+        "ForkDriveOverride",
+        [.required("drive_id", .string), .required("path_on_host", .path), .defaulted("copy", .bool)])
+
+    static let forkChild = BodySchema(
+        "ForkChild",
+        [
+            .required("id", .string), .optional("directory", .path), .optional("api_sock", .path),
+            .optional("supervisor_sock", .path), .optional("stdout_path", .path), .optional("stderr_path", .path),
+            .optional("log_path", .path), .optional("metrics_path", .path), .optional("serial_out_path", .path),
+            .defaulted("drive_overrides", .list(.object(forkDriveOverride))),
+            .defaulted("network_overrides", .list(.object(networkOverride))),
+            .optional("vsock_override", .object(vsockOverride)),
+        ])
+
+    package static let fork = BodySchema("Fork", [.required("children", .list(.object(forkChild)))])
+
     static let vsockOverride = BodySchema(
         "VsockOverride", [.required("uds_path", .string)], refusesUnknown: false)
 

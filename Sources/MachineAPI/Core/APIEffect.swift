@@ -15,6 +15,7 @@ package enum APIEffect: Equatable, Sendable {
     case start(MachineConfiguration)
     case load(SnapshotLoading)
     case createSnapshot(SnapshotCreation)
+    case fork([ForkChild])
     case pause
     case resume
     case sendCtrlAltDel

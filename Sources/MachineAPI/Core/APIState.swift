@@ -44,6 +44,19 @@ package struct APIState: Equatable, Sendable {
         phase = .running
     }
 
+    /// The state of a machine that was forked from this one, in a process of its own.
+    /// - Parameters:
+    ///   - configuration: the new machine's.
+    ///   - isRunning: whether it is to run at once, and not paused.
+    package func forked(
+        identifier: String, hasMetrics: Bool, _ configuration: MachineConfiguration, isRunning: Bool
+    ) -> APIState {
+        var child = APIState(identifier: identifier, hasMetrics: hasMetrics)
+        child.didStart(configuration)
+        child.phase = isRunning ? .running : .paused
+        return child
+    }
+
     // MARK: - Requests
 
     package mutating func handle(_ request: APIRequest) -> APIStep {
@@ -156,6 +169,7 @@ package struct APIState: Equatable, Sendable {
                         + "unavailable while running")
             }
             return .perform(.createSnapshot(creation))
+        case .fork(let children): return .perform(.fork(children))
         case .updateDrive(let id, let path, let limit):
             guard configuration.drives.contains(where: { $0.identifier == id }) else {
                 return refuse(Self.driveUpdate("Failed perform action on device: Device not found"))
@@ -261,7 +275,7 @@ package struct APIState: Equatable, Sendable {
         case .attachDrive(let drive):
             configuration.drives.append(drive)
             configuration.spareSlotCount -= 1
-        case .createSnapshot, .sendCtrlAltDel, .flushMetrics, .introspect: break
+        case .createSnapshot, .fork, .sendCtrlAltDel, .flushMetrics, .introspect: break
         }
         guard case .answer(let body) = outcome else { return HTTPResponse(.noContent) }
         return HTTPResponse(.ok, body: body)
@@ -281,6 +295,7 @@ package struct APIState: Equatable, Sendable {
         case .start: fault("Start microvm error: \(problem)")
         case .load: failLoading(problem)
         case .createSnapshot: fault("Create snapshot error: \(problem)")
+        case .fork: fault("Fork error: \(problem)")
         case .updateDrive: fault(Self.driveUpdate("Block: \(problem)"))
         case .updateInterface: fault(Self.interfaceUpdate(problem))
         case .flushMetrics: fault("Internal VMM error: Metrics error: \(problem)")

@@ -151,6 +151,56 @@ extension SnapshotCreation {
     }
 }
 
+extension JSON {
+    fileprivate func networkOverrides() throws(RequestFault) -> [SnapshotLoading.InterfaceOverride] {
+        var overrides: [SnapshotLoading.InterfaceOverride] = []
+        for entry in self["network_overrides"]?.arrayValue ?? [] {
+            overrides.append(
+                SnapshotLoading.InterfaceOverride(
+                    identifier: entry.text("iface_id") ?? "", peer: try NetworkInterface.Peer(entry)))
+        }
+        return overrides
+    }
+
+    func forkChildren() throws(RequestFault) -> [ForkChild] {
+        let entries = self["children"]?.arrayValue ?? []
+        guard (1...ForkChild.limit).contains(entries.count) else {
+            throw RequestFault("Fork error: 1 to \(ForkChild.limit) children can be made at a time")
+        }
+        var children: [ForkChild] = []
+        for entry in entries { children.append(try ForkChild(entry)) }
+        return children
+    }
+}
+
+extension ForkChild {
+    init(_ body: JSON) throws(RequestFault) {
+        let identifier = body.text("id") ?? ""
+        guard isMachineIdentifier(identifier) else {
+            throw RequestFault("Fork error: id '\(identifier)': 1 to 64 letters, digits and - are wanted")
+        }
+        self.init(identifier: identifier)
+        directory = body.text("directory")
+        guard directory?.hasPrefix("/") ?? true else {
+            throw RequestFault("Fork error: directory '\(directory ?? "")': an absolute path is wanted")
+        }
+        socketPath = body.text("api_sock")
+        supervisorPath = body.text("supervisor_sock")
+        outputPath = body.text("stdout_path")
+        errorsPath = body.text("stderr_path")
+        logPath = body.text("log_path")
+        metricsPath = body.text("metrics_path")
+        serialPath = body.text("serial_out_path")
+        interfaces = try body.networkOverrides()
+        drives = (body["drive_overrides"]?.arrayValue ?? []).map {
+            DriveOverride(
+                identifier: $0.text("drive_id") ?? "", path: $0.text("path_on_host") ?? "",
+                isCopied: $0.flag("copy") ?? false)
+        }
+        vsockPath = body["vsock_override"]?.text("uds_path")
+    }
+}
+
 extension SnapshotLoading {
     init(_ body: JSON) throws(RequestFault) {
         let memory: Memory
@@ -168,11 +218,7 @@ extension SnapshotLoading {
         self.init(statePath: body.text("snapshot_path") ?? "", memory: memory)
         tracksDirtyPages = body.flag("track_dirty_pages") ?? false || body.flag("enable_diff_snapshots") ?? false
         resumes = body.flag("resume_vm") ?? false
-        for entry in body["network_overrides"]?.arrayValue ?? [] {
-            interfaces.append(
-                InterfaceOverride(
-                    identifier: entry.text("iface_id") ?? "", peer: try NetworkInterface.Peer(entry)))
-        }
+        interfaces = try body.networkOverrides()
         for entry in body["drive_overrides"]?.arrayValue ?? [] {
             drives.append(
                 DriveOverride(identifier: entry.text("drive_id") ?? "", path: entry.text("path_on_host") ?? ""))

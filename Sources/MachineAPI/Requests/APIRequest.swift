@@ -27,6 +27,7 @@ package enum APIRequest: Equatable, Sendable {
     case resume
     case createSnapshot(SnapshotCreation)
     case loadSnapshot(SnapshotLoading)
+    case fork([ForkChild])
     /// Something that a later version has, and in which phase it will be asked for.
     case later(String, APIPhaseRule)
 }

@@ -112,6 +112,9 @@ package struct APIRoute: Sendable {
         APIRoute(.put, "snapshot", .word("load"), .snapshotLoading) { body, _ throws(RequestFault) in
             .loadSnapshot(try SnapshotLoading(body))
         },
+        APIRoute(.put, "fork", .none, .fork, isAddition: true) { body, _ throws(RequestFault) in
+            .fork(try body.forkChildren())
+        },
     ]
 
     /// What Firecracker has and this monitor does not have yet, by the first part of the path.

@@ -185,10 +185,6 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
         tellAboutGuest()
     }
 
-    override func openDescriptors() -> [Int32] {
-        super.openDescriptors() + (link.map { [$0.raw] } ?? [])
-    }
-
     override func queueNotified(_ index: Int) {
         if index == Queue.receive {
             counters.receiveNotifications &+= 1

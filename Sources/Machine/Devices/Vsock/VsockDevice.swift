@@ -172,10 +172,6 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
         }
     }
 
-    override func openDescriptors() -> [Int32] {
-        super.openDescriptors() + [listener.raw] + slots.compactMap { $0?.socket.raw }
-    }
-
     override func queueNotified(_ index: Int) {
         switch index {
         case Queue.receive: deliver()

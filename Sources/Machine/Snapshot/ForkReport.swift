@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Glibc
+internal import Platform
+internal import Wire
+
+/// What came of one child of a fork.
+package enum ForkOutcome: Equatable, Sendable {
+    /// It runs as this process, which is waited for by nobody.
+    case made(process: Int32)
+    /// There is no such machine: why.
+    case failed(String)
+}
+
+/// How long a machine stood still to be forked.
+package struct ForkPause: Equatable, Sendable {
+    package var inNanoseconds: UInt64 = 0
+    /// The part of it that the forks took, and not waiting for devices, saving their state or copying disks.
+    package var forksInNanoseconds: UInt64 = 0
+}
+
+package struct ForkReport: Equatable, Sendable {
+    package var pause: ForkPause
+    /// One for each child, in their order.
+    package var outcomes: [ForkOutcome]
+}
+
+/// A child of a fork, in its own process.
+package struct ForkedChild: Sendable {
+    /// Its number among the children.
+    package let index: Int
+    /// Whether the machine that it comes from ran, and was not paused.
+    package let isRunning: Bool
+    private let make: @Sendable (MachineObserver) throws(MachineError) -> Machine
+    fileprivate let body: Machine.ForkBody
+
+    init(
+        index: Int, isRunning: Bool, make: @escaping @Sendable (MachineObserver) throws(MachineError) -> Machine,
+        body: @escaping Machine.ForkBody
+    ) {
+        self.index = index
+        self.isRunning = isRunning
+        self.make = make
+        self.body = body
+    }
+
+    /// Makes the machine, once. It goes on from where the other stood; nothing of it runs before it is started.
+    package func makeMachine(observer: MachineObserver) throws(MachineError) -> Machine { try make(observer) }
+}
+
+/// What a parent and the children of a fork have in common: a pipe that lets the children go when it ends, and one that
+/// each says on what became of it.
+///
+/// A child's record is one write, which is whole in the pipe: its number, 1 where its machine is made and 0 where it is
+/// not, and why not. A child that ends without one has failed too.
+///
+/// `@unchecked Sendable`: the parent's ends are used by the forking thread first, and then by the one that waits for it.
+final class ForkChannel: @unchecked Sendable {
+    /// Less than PIPE_BUF, all of it.
+    private static let textLimit = 800
+
+    private var gate: Pipe?
+    private var reports: Pipe?
+
+    init() throws(SystemError) {
+        gate = try Pipe()
+        reports = try Pipe()
+    }
+
+    // MARK: - In a child
+
+    func become(_ child: ForkedChild, keeping kept: [Int32]) -> Never {
+        // Not let go: their numbers are closed, or owned by others from here on.
+        guard let gate = gate.take(), let reports = reports.take() else { _exit(1) }
+        let waiting = gate.reading.release()
+        _ = gate.writing.release()
+        let report = reports.writing
+        _ = reports.reading.release()
+        ForkedProcess.closeDescriptors(except: kept + [waiting, report.raw])
+        var nothing: UInt8 = 0
+        _ = retryingInterrupts { unsafe Glibc.read(waiting, &nothing, 1) }
+        Glibc.close(waiting)
+        do throws(MachineError) {
+            let goOn = try child.body(child)
+            Self.write(child.index, nil, to: report)
+            report.close()
+            goOn()
+        } catch {
+            Self.write(child.index, "\(error)", to: report)
+            _exit(1)
+        }
+    }
+
+    private static func write(_ index: Int, _ failure: String?, to report: borrowing Descriptor) {
+        var record: [UInt8] = []
+        let text = Array((failure ?? "").utf8.prefix(textLimit))
+        record.appendInteger(UInt32(index))
+        record.append(failure == nil ? 1 : 0)
+        record.appendInteger(UInt16(text.count))
+        // A parent that is gone asks nothing any more.
+        try? report.writeAll(record + text)
+    }
+
+    // MARK: - In the parent
+
+    /// Lets the children go, and waits until each has its machine or has ended.
+    func outcomes(of processes: [ForkedProcessNumber]) -> [ForkOutcome] {
+        gate = nil
+        var outcomes = processes.map { number in
+            ForkOutcome.failed(
+                number.process < 0
+                    ? "\(SystemError("fork", code: number.code))" : "the child ended before it had its machine")
+        }
+        guard let reports = reports.take() else { return outcomes }
+        reports.writing.close()
+        let limit = (Self.textLimit + 7) * processes.count
+        guard let bytes = try? reports.reading.readAll(limit: limit) else { return outcomes }
+        for (index, failure) in Self.records(bytes) where processes.indices.contains(index) {
+            outcomes[index] = failure.map { .failed($0) } ?? .made(process: processes[index].process)
+        }
+        return outcomes
+    }
+
+    /// Records of a pipe's bytes; what is not whole at the end is left out.
+    static func records(_ bytes: [UInt8]) -> [(index: Int, failure: String?)] {
+        var records: [(index: Int, failure: String?)] = []
+        var position = 0
+        while let index: UInt32 = bytes.integer(at: position), position + 5 <= bytes.count,
+            let count: UInt16 = bytes.integer(at: position + 5)
+        {
+            let end = position + 7 + Int(count)
+            guard end <= bytes.count else { break }
+            let text = String(decoding: bytes[(position + 7)..<end], as: UTF8.self)
+            records.append((Int(index), bytes[position + 4] == 1 ? nil : text))
+            position = end
+        }
+        return records
+    }
+}

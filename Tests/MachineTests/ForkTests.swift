@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CLinux
+import Glibc
+import Platform
+import TestSupport
+import Testing
+import Wire
+
+@testable import Machine
+
+@Suite struct ForkReportTests {
+    private static func record(_ index: UInt32, _ failure: String?) -> [UInt8] {
+        var bytes: [UInt8] = []
+        let text = Array((failure ?? "").utf8)
+        bytes.appendInteger(index)
+        bytes.append(failure == nil ? 1 : 0)
+        bytes.appendInteger(UInt16(text.count))
+        return bytes + text
+    }
+
+    @Test func recordsInAnyOrder() {
+        let bytes = Self.record(2, nil) + Self.record(0, "no room") + Self.record(1, "")
+        let records = ForkChannel.records(bytes)
+        #expect(records.map(\.index) == [2, 0, 1])
+        #expect(records.map(\.failure) == [nil, "no room", ""])
+        // One that a child did not finish is none.
+        for count in 0..<bytes.count {
+            let whole = ForkChannel.records(Array(bytes[..<count])).count
+            #expect(whole == (count < 7 ? 0 : count < 21 ? 1 : 2), "\(count)")
+        }
+    }
+
+    @Test(arguments: 0..<20 as Range<UInt64>) func anyBytes(seed: UInt64) {
+        var generator = SeededGenerator(seed)
+        for _ in 0..<200 {
+            let bytes = generator.bytes(Int.random(in: 0..<200, using: &generator))
+            let records = ForkChannel.records(bytes)
+            #expect(records.count * 7 <= bytes.count)
+        }
+    }
+}
+
+@Suite struct FileCopyTests {
+    /// The same bytes, whether the file system shares them or they are copied; and holes stay holes.
+    @Test func aDiskAndItsClone() throws {
+        let path = "/tmp/martlet-file-copy-\(getpid())-\(monotonicNanoseconds())"
+        defer {
+            Files.remove(path)
+            Files.remove("\(path).clone")
+        }
+        let source = try Descriptor.open(path, .createNew)
+        let size: UInt64 = 64 << 20
+        try source.truncate(to: size)
+        var generator = SeededGenerator(7)
+        let places: [UInt64] = [0, 1 << 20, 40 << 20, size - 8192]
+        for place in places {
+            let bytes = generator.bytes(8192)
+            try bytes.withUnsafeBytes { try source.writeAll($0, at: place) }
+        }
+        let clone = try Descriptor.open("\(path).clone", .createNew)
+        try FileCopy.clone(source, count: size, to: clone)
+        #expect(try clone.size() == size)
+        var one = [UInt8](repeating: 1, count: 8192)
+        var other = [UInt8](repeating: 2, count: 8192)
+        for place in places + [3 << 20] {
+            #expect(try one.withUnsafeMutableBytes { try source.readFully(into: $0, at: place) } == 8192)
+            #expect(try other.withUnsafeMutableBytes { try clone.readFully(into: $0, at: place) } == 8192)
+            #expect(one == other, "\(place)")
+        }
+        var status = stat()
+        #expect(fstat(clone.raw, &status) == 0 && status.st_blocks * 512 < 8 << 20)
+    }
+}
