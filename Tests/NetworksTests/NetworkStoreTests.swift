@@ -56,7 +56,9 @@ import Wire
             let outer = OuterHost(
                 address: IPv4Address(10, 0, 2, 15), gateway: IPv4Address(10, 0, 2, 2),
                 token: String(repeating: "f", count: 32), loopback: IPv4Address(198, 19, 255, 254))
-            let path = "\(splitPath(store.running).directory)/\(OuterHost.fileName)"
+            let directory = splitPath(store.running).directory
+            try Files.makeDirectories(directory)
+            let path = "\(directory)/\(OuterHost.fileName)"
             try Files.writeAtomically(outer.json.encoded(), to: path)
             #expect(store.outerHost == outer)
             try Files.writeAtomically(Array("{}".utf8), to: path)
