@@ -51,7 +51,12 @@ extension Endpoint {
     ) {
         let acknowledges = segment.flags.contains(.ack)
         if acknowledges && (segment.acknowledgement <= initialSend || segment.acknowledgement > sendMaximum) {
-            if !segment.flags.contains(.rst) { strayReset = segment.acknowledgement }
+            if !segment.flags.contains(.rst) {
+                strayReset = segment.acknowledgement
+                // The peer has an old connection of these ports, and the reset ends it: the next SYN is for a new one, and
+                // need not wait for the timer of a lost one.
+                retransmitAt = min(retransmitAt, now + Endpoint.afterStrayReset)
+            }
             return
         }
         if segment.flags.contains(.rst) {

@@ -24,6 +24,8 @@ package struct Endpoint: Sendable {
     enum Recovery: UInt8, Sendable { case none, fast, loss }
 
     static let never = Microseconds.max
+    /// From a reset of what a peer has left of another connection to the next SYN.
+    static let afterStrayReset: Microseconds = 4_000
 
     package internal(set) var state: State
     let configuration: Configuration

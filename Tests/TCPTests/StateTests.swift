@@ -88,6 +88,10 @@ private func options(size: UInt16? = 1460, scale: UInt8? = nil, selective: Bool 
         let answer = bench.sent()
         #expect(answer.map(\.flags) == [.rst] && answer[0].sequence == mine + 77)
         #expect(bench.endpoint.state == .synSent)
+        // What the peer had left is gone then, and the next SYN does not wait for the timer of a lost one.
+        let before = bench.now
+        #expect(bench.wait().isEmpty && bench.now - before < 10_000)
+        #expect(bench.sent().map(\.flags) == [.syn])
     }
 
     @Test(arguments: [false, true]) func silenceIsGivenUp(answering: Bool) {
