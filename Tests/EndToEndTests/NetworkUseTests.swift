@@ -149,7 +149,7 @@ extension EndToEnd {
             let number = try #require(try published(by: "survivor").first?["hostPort"]?.unsignedValue)
             let fetch = "curl -sS -m 10 --retry 60 --retry-delay 1 --retry-all-errors http://127.0.0.1:\(number)/"
             #expect(try stage.shell(fetch).text == "still here\n")
-            let before = try stage.run(["exec", "survivor", "ip", "-o", "addr", "show", "eth0"]).text
+            let before = try stage.run(["exec", "survivor", "ip", "-4", "-o", "addr", "show", "eth0"]).text
 
             // A connection outward, over which something has gone, so that it stands on all sides.
             let held = try stage.start(
@@ -169,7 +169,7 @@ extension EndToEnd {
             #expect(try stage.onHost("\(kill) && echo killed") == "killed\n")
             // The machine, its address and its port are as they were.
             let back =
-                "for i in 1 2 3 4 5 6 7 8 9 10; do ping -q -c 1 -W 3 survivor >/dev/null && exec ip -o addr show eth0; done"
+                "for i in 1 2 3 4 5 6 7 8 9 10; do ping -q -c 1 -W 3 survivor >/dev/null && exec ip -4 -o addr show eth0; done"
             #expect(try stage.run(["exec", "survivor", "sh", "-c", back]).text == before)
             #expect(try stage.shell(fetch).text == "still here\n")
             // What was sent into the connection is answered by a reset: nobody waits for ever.
