@@ -106,7 +106,7 @@ import Wire
             let record = try child.store.find("child")
             #expect(record.condition == .running && record.state.origin == "fork")
             #expect(record.state.monitor?.pid == monitor.pid)
-            #expect(record.state.timings.contains { $0.step == "monitor started" })
+            #expect(record.state.timings.contains { $0.step == "monitor" })
             #expect(!Files.exists("\(child.directory)/\(MachineFile.monitor)"))
             // Its supervisor is no parent of it, and yet it ends with that.
             try child.supervisor.killAndWait()
