@@ -50,7 +50,7 @@ extension Supervisor {
     }
 
     /// A line among the machine's diagnostics, which are this process's standard error.
-    private func say(_ text: String) {
+    func say(_ text: String) {
         let line = Array("martlet-supervisor: \(text)\n".utf8)
         _ = unsafe line.withUnsafeBytes { bytes in
             retryingInterrupts { unsafe Glibc.write(2, bytes.baseAddress, bytes.count) }

@@ -372,7 +372,11 @@ extension Supervisor {
 
     func writeState() {
         // Not durable: after a crash of the host no machine runs, whatever its file says; the boot id tells.
-        try? Files.writeAtomically(state.json.encoded(), to: MachineFile.state, permissions: 0o600)
+        do throws(SystemError) {
+            try Files.writeAtomically(state.json.encoded(), to: MachineFile.state, permissions: 0o600)
+        } catch {
+            say("the machine's state cannot be written: \(error)")
+        }
     }
 
     /// The monitor is gone. The state is written, or the whole directory removed, before anybody is told that all is

@@ -23,18 +23,7 @@ struct Exec: ParsableCommand {
 
     @Flag(name: [.customShort("i"), .long], help: "Connect standard input.")
     var interactive = false
-    @Option(
-        name: [.customShort("e"), .long],
-        help: ArgumentHelp("Set a variable; a name alone takes its value from here.", valueName: "name=value"))
-    var env: [String] = []
-    @Option(help: "Set the variables that a file lists.", completion: .file())
-    var envFile: [String] = []
-    @Option(name: [.customShort("w"), .long], help: ArgumentHelp("Start in this directory.", valueName: "directory"))
-    var workdir: String?
-    @Option(
-        name: [.customShort("u"), .long],
-        help: ArgumentHelp("Run as this user, by name or number.", valueName: "user[:group]"))
-    var user: String?
+    @OptionGroup var process: ProcessOptions
 
     @Argument(help: "Name or id.", completion: machineNames)
     var container: String
@@ -44,10 +33,10 @@ struct Exec: ParsableCommand {
     func run() throws {
         var options = ExecOptions(container: container)
         options.interactive = interactive
-        options.env = env
-        options.envFile = envFile
-        options.workdir = workdir
-        options.user = user
+        options.env = process.env
+        options.envFile = process.envFile
+        options.workdir = process.workdir
+        options.user = process.user
         options.command = command
         try options.run()
     }

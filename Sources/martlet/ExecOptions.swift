@@ -46,7 +46,7 @@ struct ExecOptions {
     func run() throws {
         ignoreBrokenPipes()
         let signals = try SignalQueue([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])
-        let settings = try environment()
+        let settings = try EnvironmentSetting.read(files: envFile, settings: env)
         if let workdir, !workdir.hasPrefix("/") {
             throw Failure("the working directory '\(workdir)' is not an absolute path")
         }
@@ -56,19 +56,6 @@ struct ExecOptions {
         let record = try MachineStore.ofUser { environmentVariable($0) }.find(container)
         guard record.condition == .running else { throw Failure("\(record.name) is not running") }
         throw Failure(silentlyWith: try run(in: record, settings, signals: signals))
-    }
-
-    private func environment() throws -> [EnvironmentSetting] {
-        var settings: [EnvironmentSetting] = []
-        for path in envFile {
-            let bytes: [UInt8]
-            do throws(SystemError) { bytes = try Files.read(path, limit: 4 << 20) } catch {
-                throw Failure("--env-file: \(error)")
-            }
-            settings += try EnvironmentSetting.parse(file: bytes, named: path, lookUp: { environmentVariable($0) })
-        }
-        for text in env { settings.append(try EnvironmentSetting(text, lookUp: { environmentVariable($0) })) }
-        return settings
     }
 
     private func run(

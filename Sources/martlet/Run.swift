@@ -33,18 +33,7 @@ struct Run: ParsableCommand {
     var detach = false
     @Option(help: "Name the container.")
     var name: String?
-    @Option(
-        name: [.customShort("e"), .long],
-        help: ArgumentHelp("Set a variable; a name alone takes its value from here.", valueName: "name=value"))
-    var env: [String] = []
-    @Option(help: "Set the variables that a file lists.", completion: .file())
-    var envFile: [String] = []
-    @Option(name: [.customShort("w"), .long], help: ArgumentHelp("Start in this directory.", valueName: "directory"))
-    var workdir: String?
-    @Option(
-        name: [.customShort("u"), .long],
-        help: ArgumentHelp("Run as this user, by name or number.", valueName: "user[:group]"))
-    var user: String?
+    @OptionGroup var process: ProcessOptions
     @Option(help: ArgumentHelp("Replace the image's entrypoint; empty takes it away.", valueName: "program"))
     var entrypoint: String?
     @Option(help: ArgumentHelp("Processors of the machine, 1 to 32.", valueName: "number"))
@@ -105,10 +94,10 @@ struct Run: ParsableCommand {
         options.interactive = interactive
         options.detach = detach
         options.name = name
-        options.env = env
-        options.envFile = envFile
-        options.workdir = workdir
-        options.user = user
+        options.env = process.env
+        options.envFile = process.envFile
+        options.workdir = process.workdir
+        options.user = process.user
         options.entrypoint = entrypoint
         options.cpus = cpus
         options.memory = memory

@@ -133,17 +133,7 @@ extension RunOptions {
         var options = ContainerOptions()
         options.command = command
         options.entrypoint = entrypoint
-        for path in envFile {
-            let bytes: [UInt8]
-            do throws(SystemError) { bytes = try Files.read(path, limit: 4 << 20) } catch {
-                throw Failure("--env-file: \(error)")
-            }
-            options.environment += try EnvironmentSetting.parse(
-                file: bytes, named: path, lookUp: { environmentVariable($0) })
-        }
-        for text in env {
-            options.environment.append(try EnvironmentSetting(text, lookUp: { environmentVariable($0) }))
-        }
+        options.environment = try EnvironmentSetting.read(files: envFile, settings: env)
         options.workingDirectory = workdir
         options.user = user
         options.hostname = hostname
