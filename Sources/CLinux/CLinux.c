@@ -113,12 +113,14 @@ enum {
 };
 
 static ssize_t scan_pages(
-    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
+    int pagemap, bool own, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity,
+    uint64_t *next) {
     struct page_region regions[64];
     struct page_scan scan = {
         .size = sizeof scan, .start = start, .end = end, .vec = (uint64_t)(uintptr_t)regions,
-        .vec_len = capacity < 64 ? capacity : 64, .category_inverted = page_is_file | page_is_zero,
-        .category_mask = page_is_file | page_is_zero, .category_anyof_mask = page_is_present | page_is_swapped,
+        .vec_len = capacity < 64 ? capacity : 64, .category_inverted = own ? page_is_file | page_is_zero : 0,
+        .category_mask = own ? page_is_file | page_is_zero : page_is_file,
+        .category_anyof_mask = own ? page_is_present | page_is_swapped : page_is_present,
     };
     int count = ioctl(pagemap, _IOWR('f', 16, struct page_scan), &scan);
     if (count < 0) return -1;
@@ -160,9 +162,14 @@ static ssize_t read_pages(
 
 ssize_t clinux_own_pages(
     int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
-    ssize_t count = scan_pages(pagemap, start, end, stretches, capacity, next);
+    ssize_t count = scan_pages(pagemap, true, start, end, stretches, capacity, next);
     if (count >= 0 || (errno != ENOTTY && errno != EINVAL)) return count;
     return read_pages(pagemap, start, end, stretches, capacity, next);
+}
+
+ssize_t clinux_mapped_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
+    return scan_pages(pagemap, false, start, end, stretches, capacity, next);
 }
 
 ssize_t clinux_preadv2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags) {

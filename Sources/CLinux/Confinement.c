@@ -69,6 +69,7 @@ int clinux_landlock_path(int ruleset, const char *path, int access) {
     uint64_t allowed = 0;
     if (access & clinux_landlock_read) allowed |= read_access;
     if (access & clinux_landlock_make) allowed |= make_access;
+    if (access & clinux_landlock_remove) allowed |= LANDLOCK_ACCESS_FS_REMOVE_FILE;
     if (fstat(fd, &status) == 0 && !S_ISDIR(status.st_mode)) {
         allowed &= LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE;
     }
@@ -150,6 +151,21 @@ size_t clinux_service_calls(const int **calls) {
 #ifdef SYS_unlink
         SYS_unlink, SYS_rename, SYS_access, SYS_readlink, SYS_stat, SYS_lstat, SYS_open, SYS_poll, SYS_epoll_wait,
         SYS_dup2, SYS_pipe, SYS_accept, SYS_time, SYS_getrlimit,
+#endif
+    };
+    *calls = list;
+    return sizeof(list) / sizeof(list[0]);
+}
+
+size_t clinux_page_server_calls(const int **calls) {
+    static const int list[] = {
+        SYS_read, SYS_write, SYS_writev, SYS_preadv2, SYS_ioctl, SYS_close, SYS_fcntl, SYS_fstat, SYS_lseek,
+        SYS_readlinkat, SYS_unlinkat, SYS_munmap, SYS_mremap, SYS_madvise, SYS_brk,
+        SYS_accept4, SYS_recvmsg, SYS_sendmsg, SYS_epoll_ctl, SYS_epoll_pwait, SYS_timerfd_settime,
+        SYS_clock_gettime, SYS_getrandom, SYS_futex, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
+        SYS_restart_syscall, SYS_getpid, SYS_gettid, SYS_tgkill, SYS_sched_yield, SYS_exit, SYS_exit_group,
+#ifdef SYS_unlink
+        SYS_unlink, SYS_readlink, SYS_epoll_wait,
 #endif
     };
     *calls = list;

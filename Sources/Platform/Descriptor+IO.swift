@@ -51,6 +51,17 @@ extension Descriptor {
         }
     }
 
+    /// Sends all bytes over a blocking unix socket, and with the first of them a copy of a descriptor (SCM_RIGHTS).
+    package borrowing func send(_ bytes: [UInt8], with passenger: borrowing Descriptor) throws(SystemError) {
+        let raw = raw
+        var passengers = [passenger.raw]
+        let count = unsafe bytes.withUnsafeBytes { all in
+            retryingInterrupts { unsafe clinux_send_descriptors(raw, all.baseAddress, all.count, &passengers, 1) }
+        }
+        guard count > 0 else { throw SystemError("sendmsg") }
+        if count < bytes.count { try writeAll(Array(bytes[count...])) }
+    }
+
     /// Reads up to `limit` bytes from the current position to the end; one byte more is an error (EFBIG).
     package borrowing func readAll(limit: Int) throws(SystemError) -> [UInt8] {
         let raw = raw

@@ -37,6 +37,19 @@ internal import Glibc
     package borrowing func advise(_ advice: Int32) throws(SystemError) {
         guard unsafe madvise(start, count, advice) == 0 else { throw SystemError("madvise") }
     }
+
+    /// Has pages there before they are touched (MADV_POPULATE_READ, MADV_POPULATE_WRITE).
+    /// - Parameters:
+    ///   - range: of whole pages, within the mapping.
+    ///   - writing: as if they were written: a private mapping has copies of its own then.
+    package borrowing func populate(_ range: Range<UInt64>, writing: Bool) throws(SystemError) {
+        precondition(range.upperBound <= UInt64(count))
+        let place = unsafe start + Int(range.lowerBound)
+        let length = Int(range.upperBound - range.lowerBound)
+        guard retryingInterrupts({ unsafe clinux_populate(place, length, writing) }) == 0 else {
+            throw SystemError("madvise", "MADV_POPULATE")
+        }
+    }
 }
 
 /// Lets go of the program's own pages that are never written. Those that are still needed come back from the page cache

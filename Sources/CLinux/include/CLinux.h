@@ -25,6 +25,7 @@
 #include <sys/xattr.h>
 #include "Confinement.h"
 #include "InternetSockets.h"
+#include "PageFaults.h"
 #include "Taps.h"
 #include <linux/kvm.h>
 #include <linux/vm_sockets.h>

@@ -20,10 +20,11 @@ int clinux_no_new_privileges(void);
 /// The version of Landlock that the kernel has; -1 where it has none.
 int clinux_landlock_version(void);
 /// Access that clinux_landlock_path gives.
-enum { clinux_landlock_read = 1, clinux_landlock_make = 2 };
+enum { clinux_landlock_read = 1, clinux_landlock_make = 2, clinux_landlock_remove = 4 };
 /// A new ruleset that handles all access to files that this code knows of; its descriptor, or -1.
 int clinux_landlock_ruleset(void);
-/// Allows access below a path. `make`: files and sockets may be created, written, renamed and removed.
+/// Allows access below a path. `make`: files and sockets may be created, written, renamed and
+/// removed; `remove`: only that.
 int clinux_landlock_path(int ruleset, const char *path, int access);
 /// Nothing else from now on. Wants no_new_privs.
 int clinux_landlock_restrict(int ruleset);
@@ -34,6 +35,9 @@ int clinux_seccomp_allow(const int *calls, size_t count);
 
 /// The calls that a program of one thread, which serves sockets and writes files, may need; how many are there.
 size_t clinux_service_calls(const int **calls);
+
+/// The calls that a program of one thread needs which hands pages of a file to others; how many are there.
+size_t clinux_page_server_calls(const int **calls);
 
 /// SO_SNDBUF, as high as the user may; gives what it has become, or -1.
 int clinux_send_buffer(int fd, int bytes);
