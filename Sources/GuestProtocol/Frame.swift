@@ -81,7 +81,8 @@ package struct FrameHeader: Equatable, Sendable {
     package static let byteCount = 24
     /// The longest payload in bytes; a longer one ends the connection.
     package static let payloadLimit = 65_536
-    /// The longest payload of `configure` and `request`, which carry a whole environment, and of `fork` and `forked`.
+    /// The longest payload of `configure`, `identify` and `request`, which carry whole files or a whole environment, and of
+    /// `fork` and `forked`.
     package static let requestPayloadLimit = 1_048_576
 
     /// The raw kind: an unknown one is skipped with its payload.
@@ -118,7 +119,7 @@ package struct FrameHeader: Equatable, Sendable {
     var isWithinLimits: Bool {
         let isLarge: Bool
         switch FrameKind(rawValue: kind) {
-        case .request, .configure, .fork, .forked: isLarge = true
+        case .request, .configure, .identify, .fork, .forked: isLarge = true
         default: isLarge = false
         }
         return payloadLength <= UInt32(isLarge ? FrameHeader.requestPayloadLimit : FrameHeader.payloadLimit)

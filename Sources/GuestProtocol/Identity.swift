@@ -8,6 +8,8 @@ internal import Wire
 package struct Identity: Equatable, Sendable {
     /// Fewer bytes of entropy than these are refused.
     package static let leastEntropy = 32
+    /// The most network interfaces.
+    package static let interfaceLimit = 8
 
     /// Mixed into the kernel's random numbers and credited; the kernel's generator is seeded anew.
     package var entropy: [UInt8] = []
@@ -18,6 +20,11 @@ package struct Identity: Equatable, Sendable {
     package var machineID: Text = []
     /// The machine was made from one that ran: connections that it inherited are another's, and are reset.
     package var isClone = false
+    /// What the interfaces of a clone are to be from now on.
+    package var interfaces: [InterfaceSettings] = []
+    /// Contents of a clone's /etc/hosts and /etc/resolv.conf; what is empty stays as it is.
+    package var hosts: Text = []
+    package var resolvConf: Text = []
 
     package init() {}
 
@@ -30,6 +37,13 @@ package struct Identity: Equatable, Sendable {
             case 3: hostname = field.bytes
             case 4: machineID = field.bytes
             case 5: isClone = field.number != 0
+            case 6:
+                guard interfaces.count < Identity.interfaceLimit, let settings = InterfaceSettings(field.bytes) else {
+                    return nil
+                }
+                interfaces.append(settings)
+            case 7: hosts = field.bytes
+            case 8: resolvConf = field.bytes
             default: break
             }
         }
@@ -43,6 +57,9 @@ package struct Identity: Equatable, Sendable {
         if !hostname.isEmpty { writer.append(3, hostname) }
         if !machineID.isEmpty { writer.append(4, machineID) }
         if isClone { writer.append(5, number: UInt8(1)) }
+        for interface in interfaces { writer.append(6, interface.payload) }
+        if !hosts.isEmpty { writer.append(7, hosts) }
+        if !resolvConf.isEmpty { writer.append(8, resolvConf) }
         return writer.bytes
     }
 }
@@ -159,24 +176,47 @@ package struct RunningSession: Equatable, Sendable {
     }
 }
 
-/// `save`: into which directory, which is there and empty.
+/// `save`: into which directory, which is there and empty, and how.
 package struct SaveOrder: Equatable, Sendable {
-    package var directory: Text
+    package enum Manner: UInt8, Sendable {
+        /// All of the memory, while the machine stands still.
+        case full = 0
+        /// All of it while the machine runs, as one pair of files, then what was written meanwhile as another.
+        case live = 1
+        /// What was written since the machine was saved last, where that is known, and all of it otherwise; from here on
+        /// it is known.
+        case diff = 2
+    }
 
-    package init(directory: Text) { self.directory = directory }
+    package var directory: Text
+    package var manner: Manner
+
+    package init(directory: Text, manner: Manner = .full) {
+        self.directory = directory
+        self.manner = manner
+    }
 
     package init?(_ payload: [UInt8]) {
         directory = []
+        var number: UInt64 = 0
         var reader = FieldReader(payload)
         while let field = reader.next() {
-            if field.tag == 1 { directory = field.bytes }
+            switch field.tag {
+            case 1: directory = field.bytes
+            case 2: number = field.number
+            default: break
+            }
         }
-        if reader.isMalformed || directory.isEmpty { return nil }
+        guard !reader.isMalformed, !directory.isEmpty,
+            let manner = Manner(rawValue: UInt8(truncatingIfNeeded: min(number, 255)))
+        else { return nil }
+        self.manner = manner
     }
 
     package var payload: [UInt8] {
         var writer = FieldWriter()
         writer.append(1, directory)
+        if manner != .full { writer.append(2, number: manner.rawValue) }
         return writer.bytes
     }
 }

@@ -4,7 +4,7 @@
 internal import Wire
 #endif
 
-/// What a network interface of a machine is to be: a part of `configure`.
+/// What a network interface of a machine is to be: a part of `configure`, and of a clone's `identify`.
 package struct InterfaceSettings: Equatable, Sendable {
     /// An address of the interface, with the length of its network's prefix.
     package struct Address: Equatable, Sendable {
@@ -34,6 +34,9 @@ package struct InterfaceSettings: Equatable, Sendable {
     package var addresses: [Address] = []
     /// Where packets go for all other networks, at most one of a family.
     package var gateways: [[UInt8]] = []
+    /// In a clone: the address that the interface has from the machine that was saved, 6 bytes. Nil for an interface
+    /// that has `hardwareAddress` already.
+    package var formerAddress: [UInt8]?
 
     package init(hardwareAddress: [UInt8]) { self.hardwareAddress = hardwareAddress }
 
@@ -55,10 +58,13 @@ package struct InterfaceSettings: Equatable, Sendable {
                     return nil
                 }
                 gateways.append(field.bytes)
+            case 6: formerAddress = field.bytes
             default: break
             }
         }
-        if reader.isMalformed || hardwareAddress.count != 6 { return nil }
+        if reader.isMalformed || hardwareAddress.count != 6 || formerAddress.map({ $0.count != 6 }) == true {
+            return nil
+        }
     }
 
     package var payload: [UInt8] {
@@ -68,6 +74,7 @@ package struct InterfaceSettings: Equatable, Sendable {
         if let mtu { writer.append(3, number: mtu) }
         for address in addresses { writer.append(4, [address.prefixLength] + address.bytes) }
         for gateway in gateways { writer.append(5, gateway) }
+        if let formerAddress { writer.append(6, formerAddress) }
         return writer.bytes
     }
 }

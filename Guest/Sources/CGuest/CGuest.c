@@ -271,6 +271,58 @@ long guest_route_requests(const uint8_t *requests, size_t count, uint32_t number
     return outcome < 0 ? outcome : 0;
 }
 
+// linux/rtnetlink.h and linux/if_addr.h
+struct address_message {
+    struct netlink_head head;
+    uint8_t family, prefix_length, flags, scope;
+    uint32_t interface;
+};
+
+/// Asks for all addresses and removes those of an interface; the number of those that it found.
+static long remove_found_addresses(int asking, int removing, uint32_t interface) {
+    struct address_message request = {
+        .head = {.length = sizeof request, .type = 22 /* RTM_GETADDR */, .flags = 0x301 /* REQUEST | DUMP */}};
+    if (send(asking, &request, sizeof request, 0) == -1) return -(long)errno;
+    long count = 0;
+    for (;;) {
+        _Alignas(8) uint8_t bytes[16384];
+        long length = RETRY(recv(asking, bytes, sizeof bytes, 0));
+        if (length <= 0) return length < 0 ? length : count;
+        for (long at = 0; at + (long)sizeof(struct netlink_head) <= length;) {
+            struct netlink_head *head = (void *)(bytes + at);
+            if (head->length < sizeof *head || at + (long)head->length > length) return -EIO;
+            if (head->type == 3 /* NLMSG_DONE */) return count;
+            if (head->type == netlink_error) return -EIO;
+            const struct address_message *found = (const void *)head;
+            if (head->type == 20 /* RTM_NEWADDR */ && head->length >= sizeof *found && found->interface == interface) {
+                // What says that an address is there says which one is to go.
+                head->type = 21 /* RTM_DELADDR */;
+                head->flags = 1 /* REQUEST */;
+                if (send(removing, head, head->length, 0) == -1) return -(long)errno;
+                count++;
+            }
+            at += (head->length + 3) & ~3u;
+        }
+    }
+}
+
+long guest_remove_addresses(uint32_t interface) {
+    int asking = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0 /* NETLINK_ROUTE */);
+    if (asking == -1) return -(long)errno;
+    int removing = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (removing == -1) {
+        long outcome = -(long)errno;
+        close(asking);
+        return outcome;
+    }
+    // A list that is made while it gets shorter may leave one out, and a secondary address may become a primary one.
+    long count = 1;
+    for (int turn = 0; turn < 64 && count > 0; turn++) count = remove_found_addresses(asking, removing, interface);
+    close(asking);
+    close(removing);
+    return count > 0 ? -EBUSY : count;
+}
+
 // linux/inet_diag.h, which musl's headers come without.
 struct socket_name {
     uint16_t source_port, target_port;

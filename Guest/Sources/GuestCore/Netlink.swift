@@ -24,6 +24,22 @@ package struct NetlinkBatch {
         finish(start)
     }
 
+    /// Takes an interface down. It forgets its routes and its neighbours, and sends and receives nothing.
+    package mutating func takeDown(interface index: UInt32) {
+        let isUp: UInt32 = 1
+        let start = begin(16, flags: 0)  // RTM_NEWLINK
+        bytes += [0, 0] + little(UInt16(0)) + little(index) + little(UInt32(0)) + little(isUp)
+        finish(start)
+    }
+
+    /// Gives an interface another Ethernet address; where it is up the kernel announces that, if it is to.
+    package mutating func setHardwareAddress(_ address: [UInt8], interface index: UInt32) {
+        let start = begin(16, flags: 0)  // RTM_NEWLINK
+        bytes += [0, 0] + little(UInt16(0)) + little(index) + little(UInt32(0)) + little(UInt32(0))
+        attribute(1, address)  // IFLA_ADDRESS
+        finish(start)
+    }
+
     /// Gives an interface an address of 4 bytes or 16.
     package mutating func addAddress(_ address: [UInt8], prefixLength: UInt8, interface index: UInt32) {
         // Whoever gave us the address knows that it is free: detection of duplicates would hold it back for a second.

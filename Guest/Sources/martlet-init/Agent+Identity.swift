@@ -35,13 +35,23 @@ extension Agent {
             if !identity.machineID.isEmpty {
                 try step("machine-id", &report) { () throws(SystemFailure) in machineID = identity.machineID }
             }
-            if mainProcess != 0 {
-                try step("files", &report) { () throws(SystemFailure) in try rewriteFiles(identity) }
-            }
             if identity.isClone {
                 try step("connections", &report) { () throws(SystemFailure) in
+                    // First, so that no reset reaches whom the connections are with: they are the other machine's.
+                    for interface in identity.interfaces { try NetworkInterface.silence(interface) }
                     try System.check(guest_reset_connections(), "reset connections")
                 }
+            }
+            if !identity.interfaces.isEmpty {
+                try step("network", &report) { () throws(SystemFailure) in
+                    for interface in identity.interfaces {
+                        if let slot = interface.slot { try DeviceSlot.find(slot) }
+                        try NetworkInterface.replace(interface)
+                    }
+                }
+            }
+            if mainProcess != 0 {
+                try step("files", &report) { () throws(SystemFailure) in try rewriteFiles(identity) }
             }
         } catch {
             fail(error.message)

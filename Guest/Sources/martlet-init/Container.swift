@@ -85,6 +85,8 @@ struct Container {
         if !identity.machineID.isEmpty {
             try writeWhereItGoes(identity.machineID + [10], to: text("/etc/machine-id"))
         }
+        if !identity.hosts.isEmpty { try writeWhereItGoes(identity.hosts, to: text("/etc/hosts")) }
+        if !identity.resolvConf.isEmpty { try writeWhereItGoes(identity.resolvConf, to: text("/etc/resolv.conf")) }
         var bytes = [UInt8](repeating: 0, count: 16)
         try System.check(guest_random(&bytes, bytes.count), "getrandom")
         let file = text("/dev/shm/.martlet-boot-id")

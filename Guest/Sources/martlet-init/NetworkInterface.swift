@@ -17,14 +17,57 @@ enum NetworkInterface {
     static func configure(_ settings: InterfaceSettings) throws(SystemFailure) {
         let index = try find(settings.hardwareAddress)
         var batch = NetlinkBatch()
+        append(settings, index, to: &batch)
+        try send(batch, settings.hardwareAddress)
+    }
+
+    /// Takes an interface of the machine that was saved down: nothing is sent from its addresses any more, which are
+    /// another machine's.
+    static func silence(_ settings: InterfaceSettings) throws(SystemFailure) {
+        guard let former = settings.formerAddress else { return }
+        var batch = NetlinkBatch()
+        batch.takeDown(interface: try find(former))
+        try send(batch, former)
+    }
+
+    /// Gives an interface that was silenced another Ethernet address and other addresses and routes, and has the kernel
+    /// announce them: by an ARP request and a neighbour advertisement that nobody asked for.
+    static func replace(_ settings: InterfaceSettings) throws(SystemFailure) {
+        guard let former = settings.formerAddress else { return try configure(settings) }
+        let index = try find(former)
+        try System.check(guest_remove_addresses(index), "remove the addresses of", spelled(former))
+        var batch = NetlinkBatch()
+        batch.setHardwareAddress(settings.hardwareAddress, interface: index)
+        append(settings, index, to: &batch)
+        try send(batch, settings.hardwareAddress)
+        for setting in announcements {
+            // A kernel without IPv6 has nothing to announce there.
+            do throws(SystemFailure) { try System.write(text("1"), to: setting) } catch {
+                if error.code != guest_enoent { throw error }
+            }
+        }
+        // It announces all that it has when the address is set, though it is the same.
+        var announcement = NetlinkBatch()
+        announcement.setHardwareAddress(settings.hardwareAddress, interface: index)
+        try send(announcement, settings.hardwareAddress)
+    }
+
+    private static let announcements = [
+        text("/proc/sys/net/ipv4/conf/all/arp_notify"), text("/proc/sys/net/ipv6/conf/all/ndisc_notify"),
+    ]
+
+    private static func append(_ settings: InterfaceSettings, _ index: UInt32, to batch: inout NetlinkBatch) {
         batch.bringUp(interface: index, mtu: settings.mtu)
         for address in settings.addresses {
             batch.addAddress(address.bytes, prefixLength: address.prefixLength, interface: index)
         }
         for gateway in settings.gateways { batch.addDefaultRoute(gateway: gateway, interface: index) }
+    }
+
+    private static func send(_ batch: NetlinkBatch, _ address: [UInt8]) throws(SystemFailure) {
         try System.check(
             guest_route_requests(batch.bytes, batch.bytes.count, batch.count), "configure the network interface",
-            spelled(settings.hardwareAddress))
+            spelled(address))
     }
 
     private static func find(_ address: [UInt8]) throws(SystemFailure) -> UInt32 {

@@ -34,6 +34,20 @@ import Testing
         #expect(batch.bytes.count == (hasBroadcast ? 48 : 40))
     }
 
+    /// `ip link set dev 7 down`, and `ip link set dev 7 address 02:00:5e:00:53:01`, as the kernel's layout has them.
+    @Test func changesOfALinkAreTheKernelsLayout() {
+        var batch = NetlinkBatch()
+        batch.takeDown(interface: 7)
+        #expect(
+            batch.bytes == [32, 0, 0, 0, 16, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0] + [0, 0, 0, 0, 7, 0, 0, 0]
+                + [0, 0, 0, 0, 1, 0, 0, 0])
+        var other = NetlinkBatch()
+        other.setHardwareAddress([2, 0, 0x5e, 0, 0x53, 1], interface: 7)
+        #expect(
+            other.bytes == [44, 0, 0, 0, 16, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0] + [0, 0, 0, 0, 7, 0, 0, 0]
+                + [UInt8](repeating: 0, count: 8) + [10, 0, 1, 0, 2, 0, 0x5e, 0, 0x53, 1, 0, 0])
+    }
+
     /// What a reader of netlink would do: from length to length, each message aligned, numbered in order.
     @Test func batchesAreChainsOfWholeMessages() {
         var batch = NetlinkBatch()

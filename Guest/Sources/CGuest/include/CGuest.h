@@ -141,6 +141,8 @@ long guest_set_hostname(const uint8_t *name, size_t length);
 long guest_loopback_up(void);
 /// Sends requests to the kernel's routing socket and takes the acknowledgement of each; the first that failed says why.
 long guest_route_requests(const uint8_t *requests, size_t count, uint32_t number);
+/// Removes all addresses of an interface.
+long guest_remove_addresses(uint32_t interface);
 /// Ends all TCP connections but those of this machine with itself, as by a reset; gives how many.
 long guest_reset_connections(void);
 void guest_sync(void);
