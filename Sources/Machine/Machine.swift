@@ -16,6 +16,9 @@ package struct MachineObserver: Sendable {
     package var bootTimer: @Sendable (UInt8) -> Void = { _ in }
     /// One line for whoever looks after the machine.
     package var log: @Sendable (Logger.Level, String) -> Void = { _, _ in }
+    /// The server of the machine's memory is gone: says so, and ends the process at once. Threads of the machine wait
+    /// for pages that nobody hands over any more, and must not be let out.
+    package var memoryLost: @Sendable (String) -> Never = { fatalError($0) }
 
     package init() {}
 }
@@ -30,8 +33,8 @@ package final class Machine: @unchecked Sendable {
     let observer: MachineObserver
     let vm: VM
     let memory: GuestMemory
-    /// The file that the memory is a private mapping of.
-    let memoryBase: MemoryBase?
+    /// Where pages come from that were not touched yet; nil where they are zero.
+    let memorySource: MemorySource?
     let abilities: HostAbilities
     let loop: DeviceLoop
     let devices: DeviceSet
@@ -60,7 +63,7 @@ package final class Machine: @unchecked Sendable {
         }
         try self.init(
             configuration, observer: observer, host: HostVM(settings), memory: HostMemory.allocate(settings),
-            base: nil, taps: taps, origin: .kernel)
+            source: nil, taps: taps, origin: .kernel)
     }
 
     /// What a machine begins with.
@@ -71,15 +74,15 @@ package final class Machine: @unchecked Sendable {
     }
 
     /// Puts a machine together. Nothing runs yet.
-    /// - Parameter base: the file that the memory is a private mapping of.
+    /// - Parameter source: where the memory comes from as far as it is not there yet.
     init(
         _ configuration: MachineConfiguration, observer: MachineObserver, host: consuming HostVM, memory: GuestMemory,
-        base: MemoryBase?, taps: [String: TapDevice] = [:], origin: Origin
+        source: MemorySource?, taps: [String: TapDevice] = [:], origin: Origin
     ) throws(MachineError) {
         description = Mutex(configuration)
         self.observer = observer
         self.memory = memory
-        memoryBase = base
+        memorySource = source
         life = Mutex(
             MachineLife(
                 history: MemoryHistory(
@@ -96,6 +99,7 @@ package final class Machine: @unchecked Sendable {
         devices = try DeviceSet(configuration, saved: saved, taps: taps, memory: memory, loop: loop) { event in
             relay.machine?.guestEvent(event)
         }
+        if case .server(let server) = source { server.remember(configuration.vsock?.socketPath) }
         self.loop = loop
         var processor: ProcessorState?
         if saved == nil {
@@ -168,6 +172,11 @@ package final class Machine: @unchecked Sendable {
                 notifier.event, address: slot.address + VirtioMMIODevice.notifyOffset, value: UInt32(queue))
         }
     }
+
+    /// The file that the memory is a private mapping of.
+    var memoryBase: MemoryBase? { if case .file(let base) = memorySource { base } else { nil } }
+    /// The server that hands it over.
+    var memoryServer: ServedMemory? { if case .server(let server) = memorySource { server } else { nil } }
 
     /// What the machine is made of now, devices that came later included. For any thread.
     package var configuration: MachineConfiguration { description.withLock { $0 } }

@@ -40,25 +40,40 @@ package struct SnapshotStart: Equatable, Sendable {
         try snapshot.requireMembers(
             among: [
                 "snapshot_path", "mem_backend", "resume_vm", "vsock_override", "track_dirty_pages", "clock_realtime",
+                "working_set_path", "network_overrides", "drive_overrides",
             ])
         let backend = try snapshot.required("mem_backend")
         try backend.requireMembers(among: ["backend_type", "backend_path"])
         let kind = try backend.required("backend_type")
         let path = try backend.required("backend_path").string()
-        switch try kind.string() {
-        case "File":
-            loading = SnapshotLoading(statePath: try snapshot.required("snapshot_path").string(), memory: .file(path))
-        default: throw kind.mismatch("a configuration file takes memory from a File")
-        }
+        let isServed = try kind.word(among: ["File", "Uffd"]) == "Uffd"
+        loading = SnapshotLoading(
+            statePath: try snapshot.required("snapshot_path").string(), memory: isServed ? .server(path) : .file(path))
         loading.resumes = true
         if let resumes = try snapshot.optional("resume_vm"), try !resumes.bool() {
             throw resumes.mismatch("what a configuration file describes runs at once")
         }
         loading.tracksDirtyPages = try snapshot.optional("track_dirty_pages")?.bool() ?? false
         loading.advancesClock = try snapshot.optional("clock_realtime")?.bool() ?? false
+        loading.workingSetPath = try snapshot.optional("working_set_path")?.string()
         if let vsock = try snapshot.optional("vsock_override") {
             try vsock.requireMembers(among: ["uds_path"])
             loading.vsockPath = try vsock.required("uds_path").string()
+        }
+        if let list = try snapshot.optional("network_overrides") {
+            for element in try list.elements() {
+                let interface = try NetworkInterface(reading: element)
+                loading.interfaces.append(
+                    SnapshotLoading.InterfaceOverride(
+                        identifier: interface.identifier, peer: interface.peer, guestMAC: interface.guestMAC))
+            }
+        }
+        if let list = try snapshot.optional("drive_overrides") {
+            for element in try list.elements() {
+                let drive = try Drive(reading: element)
+                loading.drives.append(
+                    SnapshotLoading.DriveOverride(identifier: drive.identifier, content: drive.content))
+            }
         }
         if let list = try view.optional("drives") {
             for element in try list.elements() { drives.append(try Drive(reading: element)) }

@@ -94,7 +94,7 @@ extension MachineOverrides {
         networkInterfaces = child.interfaces.map {
             var peer = $0.peer
             if case .socket(let path) = peer { peer = .socket(child.resolve(path)) }
-            return Interface(identifier: $0.identifier, peer: peer)
+            return Interface(identifier: $0.identifier, peer: peer, guestMAC: $0.guestMAC)
         }
         vsockPath = child.vsockPath
         serial = Serial(outputPath: child.serialPath)

@@ -115,18 +115,21 @@ final class Conductor: @unchecked Sendable {
     private func restore(
         _ loading: SnapshotLoading, drives: [Drive] = [], interfaces: [NetworkInterface] = [], since start: UInt64
     ) throws(MachineError) -> Machine {
-        guard case .file(let memory) = loading.memory else {
-            throw .configuration(field: "mem_backend", problem: "this monitor takes memory from a File only")
-        }
-        var request = RestoreRequest(statePath: loading.statePath, memory: .file(memory))
+        let memory: RestoreRequest.Memory =
+            switch loading.memory {
+            case .file(let path): .file(path)
+            case .server(let path): .server(path)
+            }
+        var request = RestoreRequest(statePath: loading.statePath, memory: memory)
         request.tracksDirtyPages = loading.tracksDirtyPages
         request.vsockPath = loading.vsockPath
+        request.workingSetPath = loading.workingSetPath
         request.clock = loading.advancesClock ? .catchesUp : .standsStill
         request.drives = loading.drives.map {
-            RestoreRequest.DriveOverride(identifier: $0.identifier, content: .path($0.path))
+            RestoreRequest.DriveOverride(identifier: $0.identifier, content: $0.content)
         }
         request.networkInterfaces = loading.interfaces.map {
-            RestoreRequest.InterfaceOverride(identifier: $0.identifier, peer: $0.peer)
+            RestoreRequest.InterfaceOverride(identifier: $0.identifier, peer: $0.peer, guestMAC: $0.guestMAC)
         }
         let machine = try Machine(restoring: request, observer: observer(since: start))
         for drive in drives { try machine.attach(drive) }
@@ -155,6 +158,13 @@ final class Conductor: @unchecked Sendable {
         let (log, status) = (log, status)
         observer.log = { level, text in log.write(level, text) }
         observer.firstInstruction = { status.write("first-instruction") }
+        let socketPath = arguments.socketPath
+        observer.memoryLost = { reason in
+            log.write(.error, reason)
+            if let socketPath { Files.remove(socketPath) }
+            status.write(MachineExit.internalError(reason))
+            Monitor.endAtOnce(reason)
+        }
         if arguments.measuresBoot {
             observer.bootTimer = { value in
                 guard value == 123 else { return }
@@ -193,10 +203,12 @@ final class Conductor: @unchecked Sendable {
                 do throws(MachineError) {
                     let machine = try restore(loading, since: monotonicNanoseconds())
                     return .loaded(machine.configuration, isRunning: loading.resumes)
-                } catch { throw Self.loadingFailure(error, loading) }
+                } catch { throw EffectFailure(of: loading, error) }
             case .createSnapshot(let creation):
                 try onMachine { machine throws(MachineError) in try save(machine, creation) }
             case .fork(let children): return .answer(try fork(children).encoded())
+            case .recordWorkingSet(let path):
+                try onMachine { machine throws(MachineError) in try machine.recordWorkingSet(to: path) }
             case .pause: try onMachine { machine throws(MachineError) in try machine.pause() }
             case .resume: try onMachine { machine throws(MachineError) in try machine.resume() }
             case .sendCtrlAltDel:
@@ -268,34 +280,14 @@ final class Conductor: @unchecked Sendable {
         guard creation.isLive else {
             return try machine.createSnapshot(
                 state: creation.statePath, memory: creation.memoryPath,
-                kind: creation.kind == .full ? .full : .diff)
+                kind: creation.kind == .full ? .full : .diff, tracksAfterwards: creation.tracksDirtyPages)
         }
-        let report = try machine.createLiveSnapshot(state: creation.statePath, memory: creation.memoryPath)
+        let report = try machine.createLiveSnapshot(
+            state: creation.statePath, memory: creation.memoryPath, tracksAfterwards: creation.tracksDirtyPages)
         log.write(
             .info,
             "the machine stood still for \(report.firstPauseInNanoseconds / 1000) us and "
                 + "\(report.lastPauseInNanoseconds / 1000) us, and \(report.restInBytes) bytes were copied meanwhile")
-    }
-
-    /// Why a snapshot was not loaded: which part of it, then what.
-    private static func loadingFailure(_ error: MachineError, _ loading: SnapshotLoading) -> EffectFailure {
-        let state = "Failed to get snapshot state from file: "
-        let memory = "Failed to load guest memory: Error creating guest memory from file: "
-        switch error {
-        case .system(let purpose, let cause):
-            if purpose.hasPrefix("the state file") {
-                return EffectFailure("\(state)Failed to open snapshot file: \(Checks.text(cause))")
-            }
-            if purpose.hasPrefix("the memory file") { return EffectFailure("\(memory)\(Checks.text(cause))") }
-            return EffectFailure("\(error)")
-        case .snapshot(loading.statePath, let cause):
-            return EffectFailure("\(state)Failed to load snapshot state from file: \(cause)")
-        case .configuration("network_overrides", let problem):
-            return EffectFailure("\(state)Unknown Network Device. (\(problem))")
-        case .configuration("vsock_override", let problem):
-            return EffectFailure("\(state)Unknown Vsock Device. (\(problem))")
-        default: return EffectFailure("\(error)")
-        }
     }
 
     private func introspection() -> JSON {

@@ -49,6 +49,13 @@ enum Monitor {
         exit(status)
     }
 
+    /// Ends the process while threads of it wait for what never comes: nothing is waited for, and nothing tidied up.
+    static func endAtOnce(_ text: String) -> Never {
+        let line = Array("martlet-vmm: \(text)\n".utf8)
+        _ = unsafe line.withUnsafeBytes { unsafe Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
+        _exit(ExitStatus.failed)
+    }
+
     private static func run(_ arguments: Arguments, start: UInt64) -> Int32 {
         let description = arguments.configurationPath.map(readDescription)
         let status = StatusReport(adopt(arguments.statusDescriptor, "--status-fd"))

@@ -102,7 +102,8 @@ import Wire
             .put, "/snapshot/load",
             """
             {"snapshot_path":"s","mem_backend":{"backend_type":"Uffd","backend_path":"u"},"resume_vm":true,
-             "network_overrides":[{"iface_id":"e0","host_dev_name":"t1"},{"iface_id":"e1","socket_path":"n"}],
+             "network_overrides":[{"iface_id":"e0","host_dev_name":"t1"},{"iface_id":"e1","socket_path":"n",
+              "guest_mac":"02:00:5e:00:53:01"}],
              "vsock_override":{"uds_path":"v"},"clock_realtime":true,"huge_pages":"Transparent",
              "drive_overrides":[{"drive_id":"d","path_on_host":"p"}]}
             """
@@ -112,7 +113,8 @@ import Wire
         #expect(loading.memory == .server("u") && loading.resumes && loading.advancesClock)
         #expect(loading.interfaces.map(\.peer) == [.tap("t1"), .socket("n")])
         #expect(loading.vsockPath == "v" && loading.hugePages == .transparent)
-        #expect(loading.drives == [.init(identifier: "d", path: "p")])
+        #expect(loading.interfaces.map(\.guestMAC) == [nil, MACAddress("02:00:5e:00:53:01")])
+        #expect(loading.drives == [.init(identifier: "d", content: .path("p"))])
     }
 
     @Test func forks() throws {

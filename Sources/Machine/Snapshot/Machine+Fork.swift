@@ -58,6 +58,12 @@ extension Machine {
             }
             defer { if wasRunning { release(&life) } }
             devices.workers.waitUntilIdle()
+            // A child has no server; what it has not been handed would be zero there.
+            if memoryServer != nil {
+                try system("a fork") { () throws(SystemError) in
+                    try memory.populate(0..<memory.byteCount, writing: false)
+                }
+            }
             var copies = DiskCopies()
             do throws(MachineError) {
                 for child in children { try copies.make(child, of: self) }
@@ -69,7 +75,7 @@ extension Machine {
                         [self] observer throws(MachineError) in
                         try Machine(
                             configuration, observer: observer, host: HostVM(configuration.machine), memory: memory,
-                            base: memoryBase, origin: .saved(state, SavedTime()))
+                            source: memoryBase.map { .file($0) }, origin: .saved(state, SavedTime()))
                     } body: { child throws(MachineError) in
                         try body(child)
                     }

@@ -23,15 +23,17 @@ extension Machine {
     /// Saves a machine that goes on running: its memory is copied while the guest runs, then again what the guest wrote
     /// meanwhile, a few times over; only for the last of it, and for its state, the machine stands still. A failure
     /// leaves it running, and forgets nothing that a later diff needs.
+    /// - Parameter tracksAfterwards: whether writes are recorded from here on; nil leaves that as it is.
     package func createLiveSnapshot(
-        state statePath: String, memory memoryPath: String, isDurable: Bool = true
+        state statePath: String, memory memoryPath: String, tracksAfterwards: Bool? = nil, isDurable: Bool = true
     ) throws(MachineError) -> LiveSnapshotReport {
         try life.withLock { life throws(MachineError) in
             guard life.phase == .running, !hasEnded else { throw .state("a live snapshot is one of a running machine") }
             let wasTracked = life.history.isTracked
             let drafts = SnapshotDrafts(state: statePath, memory: memoryPath)
             do throws(MachineError) {
-                return try copyLive(&life, drafts, isDurable: isDurable)
+                return try copyLive(
+                    &life, drafts, tracksAfterwards: tracksAfterwards ?? wasTracked, isDurable: isDurable)
             } catch {
                 drafts.remove()
                 if !wasTracked { try? stopTracking(&life) }
@@ -42,10 +44,9 @@ extension Machine {
     }
 
     private func copyLive(
-        _ life: inout MachineLife, _ drafts: SnapshotDrafts, isDurable: Bool
+        _ life: inout MachineLife, _ drafts: SnapshotDrafts, tracksAfterwards: Bool, isDurable: Bool
     ) throws(MachineError) -> LiveSnapshotReport {
         var report = LiveSnapshotReport()
-        let wasTracked = life.history.isTracked
         let start = monotonicNanoseconds()
         try stand(&life)
         // Whatever devices have under way is done now, and what they begin is noted.
@@ -57,7 +58,7 @@ extension Machine {
         let file = try system("the memory file") { () throws(SystemError) in
             try Descriptor.open(drafts.memoryDraft, .createNew, permissions: 0o600)
         }
-        var writer = MemoryWriter(memory, base: memoryBase?.file, to: file)
+        var writer = MemoryWriter(memory, source: memorySource, to: file)
         try Self.writing { () throws(SystemError) in try writer.writeAll() }
         report.rounds = 1
         var rest = try collectWrites(&life.history, devices: false)
@@ -78,7 +79,7 @@ extension Machine {
         rest.formUnion(try collectWrites(&life.history, devices: true))
         let state = try captureState()
         try Self.writing { () throws(SystemError) in try writer.write(rest.ranges) }
-        if !wasTracked { try track(false, &life.history) }
+        if !tracksAfterwards { try track(false, &life.history) }
         release(&life)
         report.lastPauseInNanoseconds = monotonicNanoseconds() - pause
         report.restInBytes = UInt64(rest.count) * PageSet.pageSize
@@ -88,7 +89,7 @@ extension Machine {
             throw .system("the memory file", error)
         }
         try drafts.finish(state, isDurable: isDurable)
-        if wasTracked {
+        if tracksAfterwards {
             // What was written since the pause is still with KVM and the devices.
             life.history.last = state.identifier
             life.history.written = PageSet(byteCount: memory.byteCount)

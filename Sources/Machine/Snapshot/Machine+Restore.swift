@@ -30,10 +30,23 @@ extension Machine {
             let now = wallClockNanoseconds()
             time.advanceInNanoseconds = now > state.wallClock ? now - state.wallClock : 0
         }
-        let (memory, base) = try Self.mapMemory(request.memory, state, tracksWrites: request.tracksDirtyPages)
-        try self.init(
-            configuration, observer: observer, host: host, memory: memory, base: base, origin: .saved(state, time))
+        let (memory, source) = try Self.mapMemory(
+            request.memory, state, tracksWrites: request.tracksDirtyPages, observer)
+        var workingSet: WorkingSet?
+        if let path = request.workingSetPath {
+            workingSet = WorkingSet.load(path, of: state) { observer.log(.warning, $0) }
+            workingSet?.populate(memory)
+        }
+        do throws(MachineError) {
+            try self.init(
+                configuration, observer: observer, host: host, memory: memory, source: source,
+                origin: .saved(state, time))
+        } catch {
+            if case .server(let server) = source { server.end() }
+            throw error
+        }
         life.withLock { $0.history.last = state.identifier }
+        if let workingSet { prefault(workingSet) }
     }
 
     static func readState(_ path: String) throws(MachineError) -> MachineState {
@@ -46,8 +59,8 @@ extension Machine {
     }
 
     private static func mapMemory(
-        _ source: RestoreRequest.Memory, _ state: MachineState, tracksWrites: Bool
-    ) throws(MachineError) -> (GuestMemory, MemoryBase) {
+        _ source: RestoreRequest.Memory, _ state: MachineState, tracksWrites: Bool, _ observer: MachineObserver
+    ) throws(MachineError) -> (GuestMemory, MemorySource) {
         switch source {
         case .file(let path):
             let purpose = "the memory file \(path)"
@@ -60,7 +73,12 @@ extension Machine {
                         count: Int(state.memorySize), file: file.raw, shared: false, noReserve: true),
                     ranges: state.memoryRanges, tracksWrites: tracksWrites)
             }
-            return (memory, MemoryBase(file: file, identifier: state.identifier))
+            return (memory, .file(MemoryBase(file: file, identifier: state.identifier)))
+        case .server(let path):
+            let memory = try system("the machine's memory") { () throws(SystemError) in
+                try GuestMemory(anonymous: state.memoryRanges, tracksWrites: tracksWrites)
+            }
+            return (memory, .server(try ServedMemory(of: memory, at: path, lost: observer.memoryLost)))
         }
     }
 }

@@ -12,10 +12,14 @@ extension Machine {
     /// Both files are written under other names first and renamed when all of their bytes are on the disk, the state
     /// last: whoever sees a state file of this snapshot sees all of it. A file that was there under either name, this
     /// very machine's memory file included, is not changed but replaced.
-    /// - Parameter isDurable: what is written is on the disk when this returns. Otherwise a crash of the host may leave
-    ///   files that are not whole: that is for what can be made again at any time.
+    /// - Parameters:
+    ///   - tracksAfterwards: whether writes are recorded from here on, so that the next diff has these alone; nil
+    ///     leaves that as it is.
+    ///   - isDurable: what is written is on the disk when this returns. Otherwise a crash of the host may leave files
+    ///     that are not whole: that is for what can be made again at any time.
     package func createSnapshot(
-        state statePath: String, memory memoryPath: String, kind: SnapshotKind, isDurable: Bool = true
+        state statePath: String, memory memoryPath: String, kind: SnapshotKind, tracksAfterwards: Bool? = nil,
+        isDurable: Bool = true
     ) throws(MachineError) {
         try life.withLock { life throws(MachineError) in
             guard life.phase == .paused else {
@@ -26,6 +30,8 @@ extension Machine {
             let drafts = SnapshotDrafts(state: statePath, memory: memoryPath)
             do throws(MachineError) {
                 let identifier = try write(kind, drafts, &life.history, isDurable: isDurable)
+                // The snapshot is whole, whatever comes of this: where writes cannot be recorded the next diff has all.
+                if let tracksAfterwards { try? track(tracksAfterwards, &life.history) }
                 life.history.last = identifier
                 life.history.written = PageSet(byteCount: memory.byteCount)
             } catch {
@@ -44,7 +50,7 @@ extension Machine {
         do throws(SystemError) {
             // What a guest has in its memory is for its owner alone.
             let file = try Descriptor.open(drafts.memoryDraft, .createNew, permissions: 0o600)
-            var writer = MemoryWriter(memory, base: memoryBase?.file, to: file)
+            var writer = MemoryWriter(memory, source: memorySource, to: file)
             switch kind {
             case .full: try writer.writeAll()
             case .diff:

@@ -15,13 +15,16 @@ struct MemoryWriter: ~Copyable {
     let memory: GuestMemory
     /// What the memory is a private mapping of: untouched pages are copied from there, file to file.
     let base: SharedDescriptor?
+    /// What was not touched is with a server, not zero.
+    let isServed: Bool
     let file: Descriptor
     /// In bytes; holes are not counted.
     private(set) var written: UInt64 = 0
 
-    init(_ memory: GuestMemory, base: SharedDescriptor?, to file: consuming Descriptor) {
+    init(_ memory: GuestMemory, source: MemorySource?, to file: consuming Descriptor) {
         self.memory = memory
-        self.base = base
+        base = if case .file(let base) = source { base.file } else { nil }
+        isServed = if case .server = source { true } else { false }
         self.file = file
     }
 
@@ -49,7 +52,7 @@ struct MemoryWriter: ~Copyable {
     /// Where the memory may be other than its base, or than zero where it has none; ascending.
     func touched() throws(SystemError) -> [Range<UInt64>] {
         let size = memory.byteCount
-        guard let pagemap = try? Descriptor.open("/proc/self/pagemap", .readOnly) else { return [0..<size] }
+        guard !isServed, let pagemap = try? Descriptor.open("/proc/self/pagemap", .readOnly) else { return [0..<size] }
         let start = unsafe UInt64(UInt(bitPattern: memory.bytes(offset: 0, count: 0).baseAddress))
         var result = memory.mappedFiles
         var position = start

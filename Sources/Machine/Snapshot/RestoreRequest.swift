@@ -11,6 +11,8 @@ package struct RestoreRequest: Equatable, Sendable {
         /// A snapshot's memory file, mapped privately: it stays as it is, and all machines made from it share its pages
         /// until they write to them.
         case file(String)
+        /// A page server's unix socket: it is asked for each page, as Firecracker asks, and the machine ends with it.
+        case server(String)
     }
 
     /// What the guest's clocks show.
@@ -34,6 +36,9 @@ package struct RestoreRequest: Equatable, Sendable {
     /// The host's processor may be of another model than the one the guest ran on, as long as it has all the features
     /// that the guest saw.
     package var acceptsOtherProcessor = false
+    /// A file that says which pages machines of this snapshot touch first (`Machine.recordWorkingSet`): they are had
+    /// there beforehand. It may be missing, or damaged.
+    package var workingSetPath: String?
 
     package init(statePath: String, memory: Memory) {
         self.statePath = statePath

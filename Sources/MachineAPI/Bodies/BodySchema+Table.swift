@@ -112,6 +112,7 @@ extension BodySchema {
         [
             .defaulted("snapshot_type", .word(["Diff", "Full"])), .required("snapshot_path", .path),
             .required("mem_file_path", .path), .addition("live", .bool),
+            .addition("track_dirty_pages", .bool),
         ])
 
     static let memoryBackend = BodySchema(
@@ -123,6 +124,7 @@ extension BodySchema {
         [
             .required("iface_id", .string), .optional("host_dev_name", .string), .addition("socket_path", .path),
             .addition("host_dev_fd", .unsigned(32)),
+            .addition("guest_mac", .address),
         ], refusesUnknown: false)
 
     static let driveOverride = BodySchema(
@@ -157,6 +159,8 @@ extension BodySchema {
             .defaulted("network_overrides", .list(.object(networkOverride))),
             .optional("vsock_override", .object(vsockOverride)), .defaulted("clock_realtime", .bool),
             .defaulted("huge_pages", .word(["Snapshot", "None", "Transparent", "2M"])),
-            .addition("drive_overrides", .list(.object(driveOverride))),
+            .addition("drive_overrides", .list(.object(driveOverride))), .addition("working_set_path", .path),
         ])
+
+    package static let workingSet = BodySchema("WorkingSet", [.required("path", .path)])
 }

@@ -16,6 +16,7 @@ package enum APIEffect: Equatable, Sendable {
     case load(SnapshotLoading)
     case createSnapshot(SnapshotCreation)
     case fork([ForkChild])
+    case recordWorkingSet(String)
     case pause
     case resume
     case sendCtrlAltDel

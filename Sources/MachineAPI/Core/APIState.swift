@@ -170,6 +170,7 @@ package struct APIState: Equatable, Sendable {
             }
             return .perform(.createSnapshot(creation))
         case .fork(let children): return .perform(.fork(children))
+        case .recordWorkingSet(let path): return .perform(.recordWorkingSet(path))
         case .updateDrive(let id, let path, let limit):
             guard configuration.drives.contains(where: { $0.identifier == id }) else {
                 return refuse(Self.driveUpdate("Failed perform action on device: Device not found"))
@@ -275,7 +276,7 @@ package struct APIState: Equatable, Sendable {
         case .attachDrive(let drive):
             configuration.drives.append(drive)
             configuration.spareSlotCount -= 1
-        case .createSnapshot, .fork, .sendCtrlAltDel, .flushMetrics, .introspect: break
+        case .createSnapshot, .fork, .recordWorkingSet, .sendCtrlAltDel, .flushMetrics, .introspect: break
         }
         guard case .answer(let body) = outcome else { return HTTPResponse(.noContent) }
         return HTTPResponse(.ok, body: body)
@@ -296,6 +297,7 @@ package struct APIState: Equatable, Sendable {
         case .load: failLoading(problem)
         case .createSnapshot: fault("Create snapshot error: \(problem)")
         case .fork: fault("Fork error: \(problem)")
+        case .recordWorkingSet: fault("Working set error: \(problem)")
         case .updateDrive: fault(Self.driveUpdate("Block: \(problem)"))
         case .updateInterface: fault(Self.interfaceUpdate(problem))
         case .flushMetrics: fault("Internal VMM error: Metrics error: \(problem)")

@@ -147,7 +147,7 @@ extension SnapshotCreation {
         self.init(
             kind: body.text("snapshot_type").flatMap(Kind.init(rawValue:)) ?? .full,
             statePath: body.text("snapshot_path") ?? "", memoryPath: body.text("mem_file_path") ?? "",
-            isLive: body.flag("live") ?? false)
+            isLive: body.flag("live") ?? false, tracksDirtyPages: body.flag("track_dirty_pages"))
     }
 }
 
@@ -157,7 +157,8 @@ extension JSON {
         for entry in self["network_overrides"]?.arrayValue ?? [] {
             overrides.append(
                 SnapshotLoading.InterfaceOverride(
-                    identifier: entry.text("iface_id") ?? "", peer: try NetworkInterface.Peer(entry)))
+                    identifier: entry.text("iface_id") ?? "", peer: try NetworkInterface.Peer(entry),
+                    guestMAC: entry.text("guest_mac").flatMap { MACAddress($0, ofAnyKind: true) }))
         }
         return overrides
     }
@@ -221,10 +222,12 @@ extension SnapshotLoading {
         interfaces = try body.networkOverrides()
         for entry in body["drive_overrides"]?.arrayValue ?? [] {
             drives.append(
-                DriveOverride(identifier: entry.text("drive_id") ?? "", path: entry.text("path_on_host") ?? ""))
+                DriveOverride(
+                    identifier: entry.text("drive_id") ?? "", content: .path(entry.text("path_on_host") ?? "")))
         }
         vsockPath = body["vsock_override"]?.text("uds_path")
         advancesClock = body.flag("clock_realtime") ?? false
+        workingSetPath = body.text("working_set_path")
         switch body.text("huge_pages") {
         case nil, "Snapshot": hugePages = nil
         case let word?:

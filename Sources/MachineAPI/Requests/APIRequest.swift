@@ -28,6 +28,8 @@ package enum APIRequest: Equatable, Sendable {
     case createSnapshot(SnapshotCreation)
     case loadSnapshot(SnapshotLoading)
     case fork([ForkChild])
+    /// Write which pages were touched since the snapshot was loaded, to this path.
+    case recordWorkingSet(String)
     /// Something that a later version has, and in which phase it will be asked for.
     case later(String, APIPhaseRule)
 }
@@ -83,6 +85,8 @@ package struct SnapshotCreation: Equatable, Sendable {
     package var memoryPath: String
     /// The machine runs meanwhile, and stands still for the last of it only.
     package var isLive = false
+    /// Whether KVM and the devices record from here on what is written, so that a diff has that alone; nil leaves it.
+    package var tracksDirtyPages: Bool?
 }
 
 package struct SnapshotLoading: Equatable, Sendable {
@@ -96,11 +100,13 @@ package struct SnapshotLoading: Equatable, Sendable {
     package struct InterfaceOverride: Equatable, Sendable {
         package var identifier: String
         package var peer: NetworkInterface.Peer
+        /// The address in the device's configuration; nil for that of the snapshot's machine.
+        package var guestMAC: MACAddress?
     }
 
     package struct DriveOverride: Equatable, Sendable {
         package var identifier: String
-        package var path: String
+        package var content: Drive.Content
     }
 
     package var statePath: String
@@ -112,6 +118,8 @@ package struct SnapshotLoading: Equatable, Sendable {
     package var vsockPath: String?
     /// The guest's clock goes on by the time that passed since the snapshot, instead of from where it was.
     package var advancesClock = false
+    /// What says which pages machines of the snapshot touch first; it may be missing.
+    package var workingSetPath: String?
     /// nil for what the snapshot's machine had.
     package var hugePages: MachineSettings.HugePages?
 }

@@ -115,6 +115,9 @@ package struct APIRoute: Sendable {
         APIRoute(.put, "fork", .none, .fork, isAddition: true) { body, _ throws(RequestFault) in
             .fork(try body.forkChildren())
         },
+        APIRoute(.put, "snapshot", .word("working-set"), .workingSet, isAddition: true) { body, _ in
+            .recordWorkingSet(body["path"]?.stringValue ?? "")
+        },
     ]
 
     /// What Firecracker has and this monitor does not have yet, by the first part of the path.

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import KVM
+internal import Platform
+internal import Virtio
+
+extension WorkingSet {
+    /// Reads a file; nil where there is none that can be used. One that is damaged, or another snapshot's, is removed, so
+    /// that a new one is made.
+    static func load(_ path: String, of state: MachineState, log: (String) -> Void) -> WorkingSet? {
+        let bytes: [UInt8]
+        do throws(SystemError) { bytes = try Files.read(path, limit: sizeLimit) } catch {
+            return nil
+        }
+        if let set = WorkingSet(reading: bytes, of: state.identifier, memorySize: state.memorySize) { return set }
+        log("the working set \(path) is damaged or another snapshot's: it is removed, and nothing prefetched")
+        Files.remove(path)
+        return nil
+    }
+
+    /// Has the pages in this process's page tables, those that will be written as copies of its own. What cannot be had
+    /// comes when it is touched.
+    func populate(_ memory: GuestMemory) {
+        for stretch in stretches {
+            do throws(SystemError) {
+                try memory.populate(stretch.range, writing: stretch.isWritten)
+            } catch {
+                return
+            }
+        }
+    }
+}
+
+extension Machine {
+    /// Has the pages of a working set in the guest's own page tables as well, where the host's kernel can do that
+    /// (from 6.11): then the guest does not leave for them. Nothing of the guest runs yet.
+    func prefault(_ set: WorkingSet) {
+        guard let vcpu = runners.first else { return }
+        for stretch in set.stretches {
+            for region in memory.regions {
+                let part = stretch.range.clamped(to: region.offset..<region.offset + region.count)
+                guard !part.isEmpty else { continue }
+                let address = region.guestStart + part.lowerBound - region.offset
+                guard vcpu.vcpu.prefault(address, count: part.upperBound - part.lowerBound) else { return }
+            }
+        }
+    }
+
+    /// Writes which pages of its snapshot's memory the machine has touched until now, for `RestoreRequest.workingSetPath`
+    /// of the next ones. It may run meanwhile.
+    package func recordWorkingSet(to path: String) throws(MachineError) {
+        guard let base = memoryBase else {
+            throw .state("the machine's memory is no snapshot's file: there is no working set of one")
+        }
+        try system("the working set \(path)") { () throws(SystemError) in
+            let set = WorkingSet(
+                identifier: base.identifier, memorySize: memory.byteCount, stretches: try touchedStretches())
+            try Files.writeAtomically(set.encoded(), to: path, permissions: 0o600)
+        }
+    }
+
+    /// What is in this process's page tables. What was only read is known as far as the kernel maps it: with what lies
+    /// around it (64 KiB, as a rule), and not at all before Linux 6.7.
+    private func touchedStretches() throws(SystemError) -> [WorkingSet.Stretch] {
+        let pagemap = try Descriptor.open("/proc/self/pagemap", .readOnly)
+        var result: [WorkingSet.Stretch] = []
+        for isWritten in [true, false] {
+            for range in try memory.mappedPages(pagemap, own: isWritten) {
+                result.append(WorkingSet.Stretch(range: range, isWritten: isWritten))
+            }
+        }
+        return result
+    }
+}
+
+extension GuestMemory {
+    /// Pages that are in this process's page tables, by offset: those of its own, or those of the file that the memory is
+    /// a private mapping of; ascending.
+    fileprivate func mappedPages(_ pagemap: borrowing Descriptor, own: Bool) throws(SystemError) -> [Range<UInt64>] {
+        let start = unsafe UInt64(UInt(bitPattern: bytes(offset: 0, count: 0).baseAddress))
+        let end = start + byteCount
+        var result: [Range<UInt64>] = []
+        var position = start
+        var stretches = [clinux_stretch](repeating: clinux_stretch(), count: 64)
+        let raw = pagemap.raw
+        while position < end {
+            var next = end
+            let from = position
+            let count = unsafe stretches.withUnsafeMutableBufferPointer { space in
+                own
+                    ? unsafe clinux_own_pages(raw, from, end, space.baseAddress, space.count, &next)
+                    : unsafe clinux_mapped_pages(raw, from, end, space.baseAddress, space.count, &next)
+            }
+            guard count >= 0, next > position else {
+                if !own { return result }
+                throw SystemError("ioctl", "PAGEMAP_SCAN")
+            }
+            for stretch in stretches.prefix(count) { result.append(stretch.start - start..<stretch.end - start) }
+            position = next
+        }
+        return result
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import Wire
+
+/// Which pages of a snapshot's memory a machine that went on from it touched first: they are had there beforehand in the
+/// next ones. Only a hint: whatever it says, a machine that is restored is the same. Docs/SNAPSHOT-FORMAT.md.
+struct WorkingSet: Equatable, Sendable {
+    /// Pages side by side.
+    struct Stretch: Equatable, Sendable {
+        /// In bytes, by offset in the memory file; whole pages.
+        var range: Range<UInt64>
+        /// They were written, so that a machine has copies of its own of them.
+        var isWritten: Bool
+    }
+
+    static let magic = Array("MARTWSET".utf8)
+    static let version: UInt32 = 1
+    static let headerSize = 64
+    private static let pageSize: UInt64 = 4096
+    private static let writtenBit: UInt32 = 1 << 31
+    /// Of the file, in bytes.
+    static let sizeLimit = 1 << 20
+    /// What is had beforehand at the most: more would delay a restore by more than it saves.
+    static let byteLimit: UInt64 = 128 << 20
+
+    let identifier: SnapshotIdentifier
+    let memorySize: UInt64
+    /// Ascending, apart.
+    private(set) var stretches: [Stretch]
+
+    /// - Parameter stretches: in any order; what is beyond the limits is left out.
+    init(identifier: SnapshotIdentifier, memorySize: UInt64, stretches: [Stretch]) {
+        self.identifier = identifier
+        self.memorySize = memorySize
+        self.stretches = []
+        var rest = Self.byteLimit
+        var position: UInt64 = 0
+        for var stretch in stretches.sorted(by: { $0.range.lowerBound < $1.range.lowerBound }) {
+            let start = max(position, stretch.range.lowerBound)
+            let end = min(stretch.range.upperBound, memorySize)
+            guard start < end, self.stretches.count < (Self.sizeLimit - Self.headerSize) / 8 else { continue }
+            stretch.range = start..<min(end, start + rest)
+            guard !stretch.range.isEmpty else { break }
+            self.stretches.append(stretch)
+            rest -= stretch.range.upperBound - start
+            position = stretch.range.upperBound
+        }
+    }
+
+    func encoded() -> [UInt8] {
+        var body: [UInt8] = []
+        for stretch in stretches {
+            let count = UInt32((stretch.range.upperBound - stretch.range.lowerBound) / Self.pageSize)
+            body.appendInteger(UInt32(stretch.range.lowerBound / Self.pageSize))
+            body.appendInteger(count | (stretch.isWritten ? Self.writtenBit : 0))
+        }
+        var bytes = Self.magic
+        bytes.appendInteger(Self.version)
+        bytes.appendInteger(SnapshotFile.architecture)
+        bytes.appendInteger(memorySize)
+        bytes += identifier.bytes
+        bytes.appendInteger(UInt32(stretches.count))
+        bytes.appendInteger(CRC32C.of(body))
+        while bytes.count < Self.headerSize - 4 { bytes.append(0) }
+        bytes.appendInteger(CRC32C.of(bytes))
+        return bytes + body
+    }
+
+    /// Reads a file's bytes, which may be anything; nil unless they are a whole one of that snapshot.
+    init?(reading bytes: [UInt8], of identifier: SnapshotIdentifier, memorySize: UInt64) {
+        guard bytes.count >= Self.headerSize, bytes.count <= Self.sizeLimit, bytes.starts(with: Self.magic),
+            CRC32C.of(bytes[..<(Self.headerSize - 4)]) == bytes.integer(at: Self.headerSize - 4, as: UInt32.self),
+            bytes.integer(at: 8, as: UInt32.self) == Self.version,
+            bytes.integer(at: 12, as: UInt32.self) == SnapshotFile.architecture,
+            bytes.integer(at: 16, as: UInt64.self) == memorySize,
+            bytes[24..<40].elementsEqual(identifier.bytes),
+            let count = bytes.integer(at: 40, as: UInt32.self), Int(count) == (bytes.count - Self.headerSize) / 8,
+            bytes.count % 8 == 0,
+            CRC32C.of(bytes[Self.headerSize...]) == bytes.integer(at: 44, as: UInt32.self)
+        else { return nil }
+        var stretches: [Stretch] = []
+        var total: UInt64 = 0
+        var position: UInt64 = 0
+        for index in 0..<Int(count) {
+            let place = Self.headerSize + 8 * index
+            guard let first = bytes.integer(at: place, as: UInt32.self),
+                let word = bytes.integer(at: place + 4, as: UInt32.self)
+            else { return nil }
+            let start = UInt64(first) * Self.pageSize
+            let length = UInt64(word & ~Self.writtenBit) * Self.pageSize
+            guard length > 0, start >= position, start + length <= memorySize else { return nil }
+            total += length
+            guard total <= Self.byteLimit else { return nil }
+            position = start + length
+            stretches.append(Stretch(range: start..<position, isWritten: word & Self.writtenBit != 0))
+        }
+        self.identifier = identifier
+        self.memorySize = memorySize
+        self.stretches = stretches
+    }
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import TestSupport
+import Testing
+import Wire
+
+@testable import Machine
+
+/// The file that says which pages machines of a snapshot touch first, as it is and as it is not.
+@Suite struct WorkingSetTests {
+    private static let identifier = SnapshotIdentifier.random()
+    private static let size: UInt64 = 256 << 20
+
+    private static func set(_ stretches: [WorkingSet.Stretch]) -> WorkingSet {
+        WorkingSet(identifier: identifier, memorySize: size, stretches: stretches)
+    }
+
+    private static func random(_ generator: inout SeededGenerator) -> WorkingSet {
+        set(
+            (0..<Int.random(in: 0...50, using: &generator)).map { _ in
+                let first = UInt64.random(in: 0..<size / 4096 - 300, using: &generator)
+                let count = UInt64.random(in: 1...300, using: &generator)
+                return WorkingSet.Stretch(
+                    range: first * 4096..<(first + count) * 4096, isWritten: Bool.random(using: &generator))
+            })
+    }
+
+    @Test(arguments: 0..<50 as Range<UInt64>) func whatWasWrittenIsRead(seed: UInt64) {
+        var generator = SeededGenerator(seed)
+        let set = Self.random(&generator)
+        #expect(WorkingSet(reading: set.encoded(), of: Self.identifier, memorySize: Self.size) == set)
+        // Of another snapshot, or another memory, it is none.
+        #expect(WorkingSet(reading: set.encoded(), of: .random(), memorySize: Self.size) == nil)
+        #expect(WorkingSet(reading: set.encoded(), of: Self.identifier, memorySize: Self.size * 2) == nil)
+    }
+
+    @Test func stretchesAreSortedApartAndBounded() {
+        let set = Self.set([
+            .init(range: 40960..<81920, isWritten: false), .init(range: 0..<8192, isWritten: true),
+            .init(range: 4096..<49152, isWritten: false),
+            .init(range: Self.size - 4096..<Self.size + 4096, isWritten: true),
+        ])
+        #expect(
+            set.stretches == [
+                .init(range: 0..<8192, isWritten: true), .init(range: 8192..<49152, isWritten: false),
+                .init(range: 49152..<81920, isWritten: false),
+                .init(range: Self.size - 4096..<Self.size, isWritten: true),
+            ])
+        let all = Self.set([.init(range: 0..<Self.size, isWritten: true)])
+        #expect(all.stretches == [.init(range: 0..<WorkingSet.byteLimit, isWritten: true)])
+    }
+
+    /// Any flipped bit, any missing end: nothing is read from it.
+    @Test func damageIsNoticed() {
+        var generator = SeededGenerator(5)
+        for _ in 0..<20 {
+            let bytes = Self.random(&generator).encoded()
+            for _ in 0..<200 {
+                var damaged = bytes
+                let place = Int.random(in: 0..<damaged.count, using: &generator)
+                damaged[place] ^= 1 << UInt8.random(in: 0...7, using: &generator)
+                #expect(WorkingSet(reading: damaged, of: Self.identifier, memorySize: Self.size) == nil)
+                let cut = Array(bytes[..<Int.random(in: 0..<bytes.count, using: &generator)])
+                #expect(WorkingSet(reading: cut, of: Self.identifier, memorySize: Self.size) == nil)
+            }
+        }
+    }
+
+    /// A file whose sums are right and whose stretches are not: beyond the memory, empty, backwards, too many.
+    @Test(arguments: 0..<200 as Range<UInt64>) func sumsThatAreRightDoNotMakeItRight(seed: UInt64) {
+        var generator = SeededGenerator(seed)
+        var body: [UInt8] = []
+        let count = Int.random(in: 0...20, using: &generator)
+        for _ in 0..<count {
+            body.appendInteger(UInt32.random(in: 0...UInt32(Self.size / 4096) + 10, using: &generator))
+            body.appendInteger(
+                UInt32.random(in: 0...200, using: &generator) << UInt32.random(in: 0...31, using: &generator))
+        }
+        var bytes = WorkingSet.magic
+        bytes.appendInteger(WorkingSet.version)
+        bytes.appendInteger(SnapshotFile.architecture)
+        bytes.appendInteger(Self.size)
+        bytes += Self.identifier.bytes
+        bytes.appendInteger(UInt32(count))
+        bytes.appendInteger(CRC32C.of(body))
+        while bytes.count < 60 { bytes.append(0) }
+        bytes.appendInteger(CRC32C.of(bytes))
+        guard let set = WorkingSet(reading: bytes + body, of: Self.identifier, memorySize: Self.size) else { return }
+        var position: UInt64 = 0
+        for stretch in set.stretches {
+            #expect(stretch.range.lowerBound >= position && !stretch.range.isEmpty)
+            position = stretch.range.upperBound
+        }
+        #expect(position <= Self.size)
+    }
+}
