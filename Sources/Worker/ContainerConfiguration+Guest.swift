@@ -5,10 +5,20 @@ internal import Platform
 
 extension ContainerConfiguration {
     /// Who the guest is. The machine's id is longer than a machine-id(5), whose digits its first ones are.
-    /// - Parameter isClone: it was made from one that ran.
-    func identity(isClone: Bool) -> Identity {
+    /// - Parameters:
+    ///   - isClone: it was made from one that ran, whose addresses and files it gives up.
+    ///   - network: its place in its network, where it has one.
+    ///   - slot: where a clone's interface was put that its original did not have.
+    func identity(isClone: Bool, network: NetworkPlace?, slot: Int?) -> Identity {
         var result = Identity()
         result.isClone = isClone
+        if isClone {
+            result.hosts = hostsFile(network)
+            if let network {
+                result.interfaces = [network.settings(slot: slot)]
+                result.resolvConf = network.resolvConf
+            }
+        }
         result.clock = wallClockNanoseconds()
         result.hostname = Array(process.hostname.utf8)
         result.machineID = Array(id.utf8.prefix(32))
@@ -27,14 +37,18 @@ extension ContainerConfiguration {
         result.isReadOnly = isReadOnly
         result.rootSlot = rootSlot.map { UInt8(truncatingIfNeeded: $0) }
         result.hostname = Array(process.hostname.utf8)
-        let names = network?.hosts(hostname: process.hostname) ?? "127.0.1.1\t\(process.hostname)\n"
-        result.hosts = Array("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\(names)".utf8)
+        result.hosts = hostsFile(network)
         if let network {
             // Interfaces come behind the disk, in the same way.
             result.interfaces = [network.settings(slot: rootSlot.map { $0 + 1 })]
             result.resolvConf = network.resolvConf
         }
         return result
+    }
+
+    private func hostsFile(_ network: NetworkPlace?) -> [UInt8] {
+        let names = network?.hosts(hostname: process.hostname) ?? "127.0.1.1\t\(process.hostname)\n"
+        return Array("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\(names)".utf8)
     }
 
     /// The process that is wanted.

@@ -32,12 +32,30 @@ package struct ContainerConfiguration: Equatable, Sendable {
     package var snapshot: String?
     /// The id of the machine that it is forked from; nil for one that is not.
     package var forkOf: String?
+    /// The socket of the server that the snapshot's memory comes from; nil for its file.
+    package var memoryServer: String?
+    /// The files of its disk, one after another, where they are others than the snapshot says.
+    package var disk: [DiskPart]?
     /// What was asked for its network; nil for no interface but loopback.
     package var network: NetworkWish?
     /// The monitor's program.
     package var monitor: String
     /// When the command began, in nanoseconds on the monotonic clock: what timings are counted from.
     package var commandStartedAt: UInt64
+
+    /// The name that the monitor knows the image's disk by.
+    package static let rootDrive = "root"
+
+    /// A file of the disk; its length in bytes.
+    package struct DiskPart: Equatable, Sendable {
+        package var path: String
+        package var length: UInt64
+
+        package init(path: String, length: UInt64) {
+            self.path = path
+            self.length = length
+        }
+    }
 
     package init(
         id: String, name: String, createdAt: UInt64, image: String, imageID: String, process: ContainerSpecification,
@@ -74,6 +92,11 @@ extension ContainerConfiguration {
         if let templates { json.append(("templates", .string(templates))) }
         if let snapshot { json.append(("snapshot", .string(snapshot))) }
         if let forkOf { json.append(("forkOf", .string(forkOf))) }
+        if let memoryServer { json.append(("memoryServer", .string(memoryServer))) }
+        if let disk {
+            let parts = disk.map { JSON(members: [("path", .string($0.path)), ("length", .number($0.length))]) }
+            json.append(("disk", .array(parts)))
+        }
         if let network { json.append(("network", network.json)) }
         json.append(("monitor", .string(monitor)))
         json.append(("commandStartedAt", .number(commandStartedAt)))
@@ -107,6 +130,16 @@ extension ContainerConfiguration {
         templates = try view.optional("templates")?.string()
         snapshot = try view.optional("snapshot")?.string()
         forkOf = try view.optional("forkOf")?.string()
+        memoryServer = try view.optional("memoryServer")?.string()
+        if let field = try view.optional("disk") {
+            var parts: [DiskPart] = []
+            for part in try field.elements() {
+                parts.append(
+                    DiskPart(
+                        path: try part.required("path").string(), length: try part.required("length").unsigned()))
+            }
+            disk = parts
+        }
         if let field = try view.optional("network") { network = try NetworkWish(field) }
     }
 }
@@ -131,15 +164,16 @@ extension JSONView {
 }
 
 extension ContainerConfiguration {
-    /// Reads the file in the working directory.
-    package static func load() throws(WorkerError) -> ContainerConfiguration {
-        guard let json = try MachineStore.readJSON(MachineFile.configuration) else {
-            throw .malformed(path: MachineFile.configuration, reason: "it is missing")
+    /// Reads the file in a machine's directory.
+    package static func load(from directory: String = ".") throws(WorkerError) -> ContainerConfiguration {
+        let path = "\(directory)/\(MachineFile.configuration)"
+        guard let json = try MachineStore.readJSON(path) else {
+            throw .malformed(path: path, reason: "it is missing")
         }
         do throws(JSONMismatch) {
             return try ContainerConfiguration(json)
         } catch {
-            throw .malformed(path: MachineFile.configuration, reason: "\(error)")
+            throw .malformed(path: path, reason: "\(error)")
         }
     }
 }

@@ -9,6 +9,8 @@ internal import Wire
 struct MachineStart {
     /// Empty places for devices in a machine that templates are made of: the first is for the image's disk.
     static let spareSlots = 4
+    /// The first of them, behind the vsock device and that for random numbers.
+    private static let firstSlot = 2
 
     private enum Plan {
         case boot
@@ -20,22 +22,33 @@ struct MachineStart {
 
     private var plan = Plan.boot
     private let templates: TemplateStore?
+    private let snapshot: String?
+    private let memoryServer: String?
     private var key: TemplateKey?
     private var disk: Drive?
     private var interfaces: [NetworkInterface] = []
     private var slot = 0
     private(set) var note: String?
+    /// The slot that the network interface of a clone is put in, whose original had none.
+    private(set) var networkSlot: Int?
     private var isTemplateWritten = false
 
     /// Decides, and writes the monitor's configuration where it is not the one that is there.
     init(_ configuration: ContainerConfiguration) {
+        snapshot = configuration.snapshot
+        memoryServer = configuration.memoryServer
         let isClone = configuration.snapshot != nil || configuration.forkOf != nil
         templates = isClone ? nil : configuration.templates.map { TemplateStore(root: $0) }
         if configuration.forkOf != nil { plan = .adopting }
         if let snapshot = configuration.snapshot {
             plan = .cloning
+            let (added, overrides) = configuration.interfacesOfClone
+            networkSlot = added.isEmpty ? nil : Self.firstSlot + 1
             do throws(SystemError) {
-                try write(Template(directory: snapshot).restoring(with: nil, vsockPath: MachineFile.vsock))
+                try write(
+                    Template(directory: snapshot).restoring(
+                        with: nil, added, overrides: overrides, root: configuration.disk,
+                        vsockPath: MachineFile.vsock, memoryServer: configuration.memoryServer))
             } catch {
                 note = "\(error)"
             }
@@ -85,6 +98,11 @@ struct MachineStart {
         }
     }
 
+    /// Its memory is that of a snapshot, but for what was written since.
+    var isClone: Bool {
+        if case .cloning = plan { true } else { false }
+    }
+
     /// As the machine's state says it.
     var word: String {
         switch plan {
@@ -97,6 +115,17 @@ struct MachineStart {
 
     /// Whether the machine is forked from another one, and its monitor with it.
     var isFork: Bool { if case .adopting = plan { true } else { false } }
+
+    /// Where the machine's working set is to be written: it goes on from a memory file that has none yet.
+    var missingWorkingSet: String? {
+        let source: Template? =
+            switch plan {
+            case .restoring(let template): template
+            case .cloning: memoryServer == nil ? snapshot.map { Template(directory: $0) } : nil
+            case .boot, .making, .adopting: nil
+            }
+        return source.flatMap { Files.exists($0.workingSet) ? nil : $0.workingSet }
+    }
 
     /// Starts the machine's monitor in the working directory.
     /// - Parameter network: the descriptor of its network device, where it is handed one.
@@ -151,12 +180,32 @@ struct MachineStart {
 
 extension Template {
     /// The monitor's configuration that goes on from here.
-    func restoring(with disk: Drive?, _ interfaces: [NetworkInterface] = [], vsockPath: String?) -> JSON {
+    /// - Parameters:
+    ///   - disk: for the first spare slot.
+    ///   - interfaces: for the next ones.
+    ///   - overrides: what the interfaces that it has already are to be.
+    ///   - root: the files of the image's disk; nil for those that it was saved with.
+    ///   - memoryServer: the socket of a server that the memory comes from instead of its file.
+    func restoring(
+        with disk: Drive?, _ interfaces: [NetworkInterface] = [], overrides: [NetworkInterface] = [],
+        root: [ContainerConfiguration.DiskPart]? = nil, vsockPath: String?, memoryServer: String? = nil
+    ) -> JSON {
+        let backend: JSON =
+            if let memoryServer {
+                ["backend_type": "Uffd", "backend_path": .string(memoryServer)]
+            } else {
+                ["backend_type": "File", "backend_path": .string(memory)]
+            }
         var load: [(String, JSON)] = [
-            ("snapshot_path", .string(state)),
-            ("mem_backend", JSON(members: [("backend_type", "File"), ("backend_path", .string(memory))])),
-            ("resume_vm", true),
+            ("snapshot_path", .string(state)), ("mem_backend", backend), ("resume_vm", true),
+            ("working_set_path", .string(workingSet)),
         ]
+        if !overrides.isEmpty { load.append(("network_overrides", .array(overrides.map(\.json)))) }
+        if let root {
+            let extents = root.map { Drive.Extent(path: $0.path, length: $0.length) }
+            let drive = Drive(identifier: ContainerConfiguration.rootDrive, content: .extents(extents))
+            load.append(("drive_overrides", .array([drive.json])))
+        }
         if let vsockPath { load.append(("vsock_override", JSON(members: [("uds_path", .string(vsockPath))]))) }
         var members: [(String, JSON)] = [("snapshot", JSON(members: load))]
         if let disk { members.append(("drives", .array([disk.json]))) }

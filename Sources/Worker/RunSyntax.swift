@@ -21,7 +21,7 @@ package struct RunSyntax: Equatable, Sendable {
     ]
     package static let valued: Set<String> = [
         "name", "env", "env-file", "workdir", "user", "entrypoint", "cpus", "memory", "hostname", "kernel", "timeout",
-        "pull", "stop-timeout", "stop-signal", "image-name", "snapshot", "network", "net", "publish",
+        "pull", "stop-timeout", "stop-signal", "image-name", "snapshot", "memory-server", "network", "net", "publish",
         "ip", "ip6", "mac", "mac-address", "dns", "dns-search", "add-host", "network-alias", "egress",
     ]
 

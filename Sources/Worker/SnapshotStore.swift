@@ -9,7 +9,8 @@ package import Wire
 ///
 ///     $XDG_DATA_HOME/martlet/snapshots/lock               held for microseconds while snapshots become known or go
 ///     $XDG_DATA_HOME/martlet/snapshots/ID/                a snapshot
-///         manifest.json, state, memory
+///         manifest.json, state, memory, sums
+///         working-set                                     which pages machines of it touch first, once one has
 ///     $XDG_DATA_HOME/martlet/snapshots/.new-ID/           one that is being made; its maker holds .new-ID/lock
 package struct SnapshotStore: Sendable {
     package let root: String
@@ -49,17 +50,17 @@ package struct SnapshotStore: Sendable {
     }
 
     /// Makes a snapshot known. A tag that another had is this one's from then on.
-    package func finish(_ new: borrowing NewSnapshot, _ manifest: SnapshotManifest) throws(WorkerError) {
+    /// - Parameter files: their names.
+    /// - Throws: also where the snapshot is gone that a diff goes on from.
+    package func finish(
+        _ new: borrowing NewSnapshot, _ manifest: SnapshotManifest, files: [String]
+    ) throws(WorkerError) {
         var manifest = manifest
         let directory = new.directory
-        for name in SnapshotManifest.fileNames {
-            guard let length = Self.length("\(directory)/\(name)") else {
-                throw .malformed(path: directory, reason: "\(name) is missing")
-            }
-            manifest.lengths.append((name, length))
-        }
+        manifest.lengths = try Self.lengths(of: files, in: directory)
         let final = self.directory(of: new.id)
         let lock = try lock()
+        if let parent = manifest.parent { _ = try self.manifest(parent) }
         if let tag = manifest.tag {
             for var other in list() where other.tag == tag {
                 other.tag = nil
@@ -71,6 +72,38 @@ package struct SnapshotStore: Sendable {
         try system { () throws(SystemError) in try Files.rename(directory, to: final) }
         lock.end()
     }
+
+    private static func lengths(
+        of files: [String], in directory: String
+    ) throws(WorkerError) -> [(name: String, bytes: UInt64)] {
+        var lengths: [(name: String, bytes: UInt64)] = []
+        for name in files {
+            guard let length = length("\(directory)/\(name)") else {
+                throw .malformed(path: directory, reason: "\(name) is missing")
+            }
+            lengths.append((name, length))
+        }
+        return lengths
+    }
+
+    /// A diff has been made a whole snapshot, whose files lie beside its own: it is one from then on.
+    /// - Parameter files: their names.
+    package func replace(_ manifest: SnapshotManifest, files: [String]) throws(WorkerError) -> SnapshotManifest {
+        let lock = try lock()
+        // Its tag may be another's by now.
+        var whole = try self.manifest(manifest.id)
+        let directory = directory(of: whole.id)
+        let former = whole.lengths
+        whole.parent = nil
+        whole.lengths = try Self.lengths(of: files, in: directory)
+        try write(whole, in: directory)
+        for (name, _) in former where !files.contains(name) { Files.remove("\(directory)/\(name)") }
+        lock.end()
+        return whole
+    }
+
+    /// Those that go on from a snapshot.
+    package func diffs(of id: String) -> [SnapshotManifest] { list().filter { $0.parent == id } }
 
     private func write(_ manifest: SnapshotManifest, in directory: String) throws(WorkerError) {
         try system { () throws(SystemError) in
@@ -119,8 +152,12 @@ package struct SnapshotStore: Sendable {
     }
 
     /// Removes a snapshot. Machines that were made from it keep its memory for as long as they run.
+    /// - Throws: where others go on from it.
     package func remove(_ id: String) throws(WorkerError) {
         let lock = try lock()
+        if let diff = diffs(of: id).first {
+            throw .invalid("the snapshot \(id.prefix(12)) cannot be removed: \(diff.id.prefix(12)) goes on from it")
+        }
         let directory = directory(of: id)
         // Without its manifest it is none, however far the rest comes.
         Files.remove("\(directory)/manifest.json")
@@ -153,7 +190,14 @@ package struct NewSnapshot: ~Copyable {
 
 /// `manifest.json`: what a snapshot is of.
 package struct SnapshotManifest: Sendable {
-    package static let fileNames = ["state", "memory"]
+    /// The files of a whole snapshot; its checksums may be missing.
+    package static let state = "state"
+    package static let memory = "memory"
+    package static let sums = "sums"
+    /// Before the names of a diff's.
+    package static let diffPrefix = "diff-"
+    /// Of a file that may be there: it is a hint, and nothing is wrong without it.
+    package static let workingSetName = "working-set"
 
     package var id: String
     package var tag: String?
@@ -161,6 +205,12 @@ package struct SnapshotManifest: Sendable {
     package var createdAt: UInt64
     /// The machine that was saved.
     package var machine: ContainerConfiguration
+    /// The monitor's name of it, in its state; nil in those that were made before diffs were.
+    package var identifier: String?
+    /// The snapshot that this one, a diff, goes on from, by its id.
+    package var parent: String?
+    /// It came from elsewhere: the paths in its state are another host's.
+    package var isImported = false
     /// The steps of saving, with their microseconds.
     package var steps: [(step: String, microseconds: UInt64)] = []
     /// The files, with their bytes.
@@ -177,19 +227,28 @@ package struct SnapshotManifest: Sendable {
         var members: [(String, JSON)] = [("version", 1), ("id", .string(id))]
         if let tag { members.append(("tag", .string(tag))) }
         members += [
-            ("createdAt", .number(createdAt)),
+            ("createdAt", .number(createdAt))
+        ]
+        if let identifier { members.append(("identifier", .string(identifier))) }
+        if let parent { members.append(("parent", .string(parent))) }
+        if isImported { members.append(("imported", true)) }
+        members += [
             ("files", JSON(members: lengths.map { ($0.name, .number($0.bytes)) })),
+            ("workingSet", .string(Self.workingSetName)),
             ("stepsInMicroseconds", JSON(members: steps.map { ($0.step, .number($0.microseconds)) })),
             ("machine", machine.json),
         ]
         return JSON(members: members)
     }
 
-    init(_ json: JSON) throws(JSONMismatch) {
+    package init(_ json: JSON) throws(JSONMismatch) {
         let view = JSONView(json)
         _ = try view.required("version").unsigned(in: 1...1)
         id = try view.required("id").string()
         tag = try view.optional("tag")?.string()
+        identifier = try view.optional("identifier")?.string()
+        parent = try view.optional("parent")?.string()
+        isImported = try view.optional("imported")?.bool() ?? false
         createdAt = try view.required("createdAt").unsigned()
         machine = try ContainerConfiguration(try view.required("machine").value)
         lengths = MachineState.steps(json["files"]).map { ($0.step, $0.microseconds) }

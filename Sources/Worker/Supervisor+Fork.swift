@@ -13,13 +13,20 @@ extension Supervisor {
         let order = ForkOrder(frame.payload)
         let areIDs = order?.machines.allSatisfy { MachineIdentity.isID(String(decoding: $0, as: UTF8.self)) } ?? false
         let saving = Saving(client: client, purpose: .fork(order ?? ForkOrder(machines: [])))
-        freeze(for: saving, unless: areIDs ? nil : "no machines are given")
+        begin(saving, unless: areIDs ? nil : "no machines are given")
     }
 
     func fork(_ order: ForkOrder) {
         let began = monotonicNanoseconds()
-        let children = order.machines.map { id in
-            ForkedMonitor.description(id: String(decoding: id, as: UTF8.self), store)
+        var children: [JSON] = []
+        do throws(WorkerError) {
+            for id in order.machines {
+                children.append(try ForkedMonitor.description(id: String(decoding: id, as: UTF8.self), store))
+            }
+        } catch {
+            saving?.fail(Array("\(error)".utf8))
+            saving?.isAnswered = true
+            return thaw()
         }
         api.ask("PUT", "/fork", ["children": .array(children)], epoll: epoll) { [unowned self] answer in
             takeForks(answer)
@@ -59,11 +66,14 @@ extension Supervisor {
 /// A monitor that is forked from another machine's, as its own machine's supervisor comes by it.
 enum ForkedMonitor {
     /// What a monitor is told of a child: whose files are in that one's machine's directory.
-    static func description(id: String, _ store: MachineStore) -> JSON {
-        [
-            "id": .string(id), "directory": .string(store.directory(of: id)), "api_sock": .string(MachineFile.api),
+    static func description(id: String, _ store: MachineStore) throws(WorkerError) -> JSON {
+        let directory = store.directory(of: id)
+        let configuration = try ContainerConfiguration.load(from: directory)
+        return [
+            "id": .string(id), "directory": .string(directory), "api_sock": .string(MachineFile.api),
             "supervisor_sock": .string(MachineFile.monitor), "stdout_path": .string(MachineFile.console),
             "stderr_path": .string(MachineFile.diagnostics),
+            "network_overrides": .array(configuration.interfacesOfClone.overrides.map(\.json)),
             "vsock_override": ["uds_path": .string(MachineFile.vsock)],
         ]
     }

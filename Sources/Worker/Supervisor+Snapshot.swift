@@ -4,16 +4,17 @@ internal import GuestProtocol
 internal import Platform
 internal import Wire
 
-/// A machine that is being saved or forked for a client: frozen, then either, thawed. Whatever fails, the machine goes
-/// on.
+/// A machine that is being saved or forked for a client: frozen, then either, thawed; before all that copied while it
+/// runs, where it is to be saved so. Whatever fails, the machine goes on.
 struct Saving {
     enum Purpose {
         /// Pause, write, resume.
-        case snapshot(directory: String)
+        case snapshot(directory: String, SaveOrder.Manner)
         case fork(ForkOrder)
     }
 
     enum Phase {
+        case copying
         case freezing
         /// The monitor does what is wanted.
         case working
@@ -27,6 +28,8 @@ struct Saving {
     var phase = Phase.freezing
     /// The monitor has said what came of it.
     var isAnswered = false
+    /// Only what was written since the snapshot before.
+    var isDiff = false
     var report = StepReport()
     var forkFailures: [ForkedReport.Failure] = []
 
@@ -63,6 +66,17 @@ struct Saving {
     }
 }
 
+/// The files that a machine is saved as, in the directory that its client gave.
+package struct SavedFiles: Sendable {
+    package let state: String
+    package let memory: String
+
+    /// What is saved while the machine stands still.
+    package static let saved = SavedFiles(state: "state", memory: "memory")
+    /// What was copied before, while it ran: `saved` has what was written since.
+    package static let copied = SavedFiles(state: "copied-state", memory: "copied-memory")
+}
+
 extension Supervisor {
     /// How long a guest may take to freeze or thaw a container beside its hook, in milliseconds.
     private static let answerLimit: UInt64 = 10_000
@@ -70,24 +84,58 @@ extension Supervisor {
     func save(_ frame: Frame, _ client: UInt64) {
         let order = SaveOrder(frame.payload)
         let directory = order.map { String(decoding: $0.directory, as: UTF8.self) }
-        let saving = Saving(client: client, purpose: .snapshot(directory: directory ?? ""))
-        freeze(for: saving, unless: directory == nil ? "no directory is given" : nil)
+        let saving = Saving(client: client, purpose: .snapshot(directory: directory ?? "", order?.manner ?? .full))
+        begin(saving, unless: order == nil ? "the order to save it cannot be read" : nil)
     }
 
     /// Begins what a client wants, unless something is in its way.
-    func freeze(for wanted: Saving, unless problem: String?) {
+    func begin(_ wanted: Saving, unless problem: String?) {
         var problem = problem
         if saving != nil { problem = "it is just being saved or forked for another" }
         if machine.phase != .running { problem = "the container is not running" }
         guard let problem else {
             saving = wanted
-            arm(.freezing, milliseconds: Self.hookLimit + Self.answerLimit)
-            guest?.queue(Frame(.freeze, payload: Self.interruption(isClone: false).payload))
+            switch wanted.purpose {
+            case .snapshot(let directory, .live): copy(into: directory)
+            case .snapshot(_, .diff):
+                // A clone's memory says by itself what is another than in the snapshot that it was made of.
+                saving?.isDiff = tracksWrites || start.isClone
+                freeze()
+            case .snapshot(_, .full), .fork: freeze()
+            }
             return
         }
         var refused = wanted
         refused.fail(Array(problem.utf8))
         if let client = wanted.client { controls[client]?.queue(refused.answer) }
+    }
+
+    private func freeze() {
+        saving?.phase = .freezing
+        arm(.freezing, milliseconds: Self.hookLimit + Self.answerLimit)
+        guest?.queue(Frame(.freeze, payload: Self.interruption(isClone: false).payload))
+    }
+
+    /// Copies the memory while all goes on; what is written meanwhile is recorded.
+    private func copy(into directory: String) {
+        saving?.phase = .copying
+        let began = monotonicNanoseconds()
+        let body: JSON = [
+            "snapshot_type": "Full", "live": true, "track_dirty_pages": true,
+            "snapshot_path": .string("\(directory)/\(SavedFiles.copied.state)"),
+            "mem_file_path": .string("\(directory)/\(SavedFiles.copied.memory)"),
+        ]
+        api.ask("PUT", "/snapshot/create", body, epoll: epoll) { [unowned self] answer in
+            saving?.add("copied while it ran", since: began)
+            if let failure = answer.refusal {
+                saving?.fail(Array(failure.utf8))
+                saving?.phase = .thawed
+                saving?.isAnswered = true
+                return finishSaving()
+            }
+            saving?.isDiff = true
+            freeze()
+        }
     }
 
     func takeWhileSaving(_ frame: Frame) {
@@ -105,12 +153,12 @@ extension Supervisor {
             arm(.freezing, milliseconds: nil)
             current.phase = .working
         case .thawing: current.phase = .thawed
-        case .working, .thawed: break
+        case .copying, .working, .thawed: break
         }
         saving = current
         guard current.phase == .working else { return finishSaving() }
         switch current.purpose {
-        case .snapshot(let directory): write(into: directory)
+        case .snapshot(let directory, let manner): write(into: directory, manner)
         case .fork(let order): fork(order)
         }
     }
@@ -135,15 +183,22 @@ extension Supervisor {
         finishSaving()
     }
 
-    private func write(into directory: String) {
+    private func write(into directory: String, _ manner: SaveOrder.Manner) {
         let paused = monotonicNanoseconds()
         var failure: String?
         api.ask("PATCH", "/vm", ["state": "Paused"], epoll: epoll) { answer in failure = answer.refusal }
+        let isDiff = saving?.isDiff ?? false
+        let records = tracksWrites || manner == .diff
         let body: JSON = [
-            "snapshot_type": "Full", "snapshot_path": .string("\(directory)/state"),
-            "mem_file_path": .string("\(directory)/memory"),
+            "snapshot_type": isDiff ? "Diff" : "Full",
+            "snapshot_path": .string("\(directory)/\(SavedFiles.saved.state)"),
+            "mem_file_path": .string("\(directory)/\(SavedFiles.saved.memory)"),
+            "track_dirty_pages": .bool(records),
         ]
-        api.ask("PUT", "/snapshot/create", body, epoll: epoll) { answer in failure = failure ?? answer.refusal }
+        api.ask("PUT", "/snapshot/create", body, epoll: epoll) { [unowned self] answer in
+            failure = failure ?? answer.refusal
+            if answer.refusal == nil { tracksWrites = records }
+        }
         api.ask("PATCH", "/vm", ["state": "Resumed"], epoll: epoll) { [unowned self] answer in
             failure = failure ?? answer.refusal
             if let failure { saving?.fail(Array(failure.utf8)) }

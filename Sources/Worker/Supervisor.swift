@@ -46,10 +46,13 @@ package final class Supervisor {
     private var log: OutputLog
     private let guestListener: Descriptor
     private let controlListener: Descriptor
-    private var monitor: MonitorProcess
+    private(set) var monitor: MonitorProcess
     let api = MonitorClient(path: MachineFile.api, token: Token.api)
     var start: MachineStart
     var saving: Saving?
+    var workingSet = WorkingSetRecording.none
+    /// The monitor records what is written, since diffs are wanted.
+    var tracksWrites = false
     private(set) var guest: Connection?
     private var foreground: Connection?
     private(set) var controls: [UInt64: Connection] = [:]
@@ -177,11 +180,12 @@ package final class Supervisor {
                 state.status = .running
                 state.startedAt = wallClockNanoseconds()
                 writeState()
+                awaitWorkingSet()
             case .endMonitor:
                 mark("ended")
                 // The client hears of the end before the monitor's memory is given back, which takes a while.
                 foreground?.flush(epoll)
-                monitor.kill()
+                endMonitor()
             case .finish(let outcome): self.outcome = outcome
             }
         }
@@ -209,15 +213,18 @@ extension Supervisor {
         feed(.guestConnected)
     }
 
-    private func greet(isClone: Bool) {
+    private func greet(isClone: Bool, _ place: NetworkPlace?) {
         var hello = Hello()
         hello.program = Array("martlet-supervisor".utf8)
         guest?.queue(Frame(.hello, payload: hello.payload))
-        guest?.queue(Frame(.identify, payload: configuration.identity(isClone: isClone).payload))
+        let identity = configuration.identity(isClone: isClone, network: place, slot: start.networkSlot)
+        guest?.queue(Frame(.identify, payload: identity.payload))
     }
 
     private func greetClone() {
-        greet(isClone: true)
+        let place: NetworkPlace?
+        do throws(NetworkError) { place = try settleNetwork() } catch { return feed(.deviceRefused("\(error)")) }
+        greet(isClone: true, place)
         guest?.queue(Frame(.thaw, payload: Self.interruption(isClone: true).payload))
     }
 
@@ -231,7 +238,7 @@ extension Supervisor {
     private func greetGuest() {
         let place: NetworkPlace?
         do throws(NetworkError) { place = try settleNetwork() } catch { return feed(.deviceRefused("\(error)")) }
-        greet(isClone: false)
+        greet(isClone: false, place)
         let become = configuration.guestConfiguration(rootSlot: start.rootSlot, network: place)
         guest?.queue(Frame(.configure, payload: become.payload))
         let request = configuration.processRequest.payload
@@ -345,7 +352,7 @@ extension Supervisor {
         armTimer()
     }
 
-    private func armTimer() {
+    func armTimer() {
         let now = monotonicNanoseconds()
         let next = deadlines.values.min().map { $0 > now ? ($0 - now + 999_999) / 1_000_000 : 0 }
         try? timer.arm(afterMilliseconds: next)
@@ -357,8 +364,11 @@ extension Supervisor {
         for name in SupervisorStateMachine.TimerName.allCases {
             guard let deadline = deadlines[name], deadline <= now else { continue }
             deadlines[name] = nil
-            if name == .freezing { guestDidNotAnswer() }
-            feed(.timer(name))
+            switch name {
+            case .freezing: guestDidNotAnswer()
+            case .workingSet: handleWorkingSetTimer()
+            default: feed(.timer(name))
+            }
         }
         armTimer()
     }

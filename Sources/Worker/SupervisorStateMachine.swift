@@ -66,6 +66,9 @@ package struct SupervisorStateMachine: Sendable {
         case farewell
         /// The guest should have frozen or thawed the container by now; the supervisor's own affair.
         case freezing
+        /// The machine has touched what it touches first; or the monitor, which is to end, had its time to write that. The
+        /// supervisor's own.
+        case workingSet
     }
 
     package enum Event: Equatable, Sendable {
@@ -456,6 +459,7 @@ extension SupervisorStateMachine {
         case .farewell where mayBootInstead: return giveUpRestore(lostReason)
         case .farewell: return conclude(.failed(125, lostReason))
         case .freezing: return []
+        case .workingSet: return []
         }
     }
 

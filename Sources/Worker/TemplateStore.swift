@@ -132,6 +132,8 @@ struct Template: Equatable, Sendable {
     let directory: String
     var state: String { "\(directory)/state" }
     var memory: String { "\(directory)/memory" }
+    /// Which pages machines of it touch first; there once one has (Docs/TEMPLATES.md).
+    var workingSet: String { "\(directory)/working-set" }
 }
 
 /// A template that is being made, with the lock that keeps others from making it as well.

@@ -32,8 +32,8 @@ struct Control: ~Copyable {
     }
 
     /// Saves the machine into a directory; gives the report, in which a failure is told too.
-    mutating func save(into directory: String) throws -> StepReport {
-        socket.queue(Frame(.save, payload: SaveOrder(directory: Array(directory.utf8)).payload))
+    mutating func save(into directory: String, _ manner: SaveOrder.Manner) throws -> StepReport {
+        socket.queue(Frame(.save, payload: SaveOrder(directory: Array(directory.utf8), manner: manner).payload))
         return try answer(until: "it was saved") { $0.kind == .saved ? StepReport($0.payload) : nil }
     }
 

@@ -18,7 +18,10 @@ enum EmulatedHosting {
         return EmulatedHost(
             try HostConfiguration(
                 paths: HostPaths.ofThisUser(), kernel: installation.kernel, initramfs: installation.initramfs,
-                programs: [installation.command, installation.monitor, installation.supervisor, installation.fabric],
+                programs: [
+                    installation.command, installation.monitor, installation.supervisor, installation.fabric,
+                    installation.pageServer,
+                ],
                 keeper: [installation.command, keeperCommand], fabric: installation.fabric, memoryInMiB: memoryInMiB))
     }
 

@@ -11,14 +11,23 @@ internal import Worker
 enum ForkLaunch {
     /// Makes a container for each name, and prints the ids of those that run. One that comes to nothing does not keep
     /// the others from running.
-    static func fork(_ reference: String, names: [String]) throws {
+    /// - Parameter network: what is asked for in place of the running one's.
+    static func fork(_ reference: String, names: [String], _ network: NetworkChoice = NetworkChoice()) throws {
         let parent = try SnapshotLaunch.running(reference)
+        if let host = parent.configuration.network?.host {
+            // Its device's descriptor would be the fork's too.
+            throw Failure(
+                "\(parent.name) is in the host's own network (\(host.text)): restore a snapshot of it instead")
+        }
+        if parent.configuration.network == nil, !network.arguments.isEmpty {
+            throw Failure("\(parent.name) is in no network, and a fork of it cannot be: restore a snapshot of it instead")
+        }
         // Each new machine's lock, log and connection.
         raiseDescriptorLimit()
         var children: [Child] = []
         // Whatever ends this early: what has not started is nothing.
         defer { for child in children { child.machine.take()?.abandon() } }
-        for name in names { children.append(Child(try start(name, parent))) }
+        for name in names { children.append(Child(try start(name, parent, network))) }
         for child in children { try child.machine?.awaitReadiness() }
         var control = try Control(parent)
         let outcome = try control.fork(into: children.map(\.id))
@@ -55,14 +64,18 @@ enum ForkLaunch {
         }
     }
 
-    private static func start(_ name: String, _ parent: MachineRecord) throws -> RunningMachine {
+    private static func start(
+        _ name: String, _ parent: MachineRecord, _ network: NetworkChoice
+    ) throws -> RunningMachine {
         let installation = try Installation.find()
+        let network = try network.check(inPlaceOf: parent.configuration.network)?.prepare(installation)
         let store = try SnapshotLaunch.machines()
         var generator = SystemRandomNumberGenerator()
         let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: name)
         do {
             var configuration = parent.configuration.clone(as: machine, installation)
             configuration.forkOf = parent.id
+            configuration.network = network
             configuration.isDetached = true
             configuration.removesItself = false
             configuration.runTimeout = nil

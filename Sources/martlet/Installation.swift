@@ -8,6 +8,7 @@ struct Installation {
     let monitor: String
     let supervisor: String
     let fabric: String
+    let pageServer: String
     let initramfs: String
     let kernel: String
     /// This program itself.
@@ -33,6 +34,7 @@ struct Installation {
             monitor: try need("martlet-vmm", "build it (Setup/build), or set MARTLET_LIBEXEC to where it is"),
             supervisor: try need("martlet-supervisor", "build it (Setup/build), or set MARTLET_LIBEXEC to where it is"),
             fabric: try need("martlet-fabric", "build it (Setup/build), or set MARTLET_LIBEXEC to where it is"),
+            pageServer: try need("martlet-pages", "build it (Setup/build), or set MARTLET_LIBEXEC to where it is"),
             initramfs: try need("initramfs.cpio", "build it (Guest/build, then Setup/assemble)"),
             kernel: try chooseKernel(
                 kernel,

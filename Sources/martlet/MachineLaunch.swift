@@ -106,23 +106,14 @@ struct MachineLaunch {
         machine.machine.memoryInMiB = UInt64(size.memoryInMiB)
         machine.machine.hugePages = .transparent
         var drive = Drive(
-            identifier: "root", content: .extents(image.extents.map { Drive.Extent(path: $0.path, length: $0.length) }))
+            identifier: ContainerConfiguration.rootDrive,
+            content: .extents(image.extents.map { Drive.Extent(path: $0.path, length: $0.length) }))
         drive.isReadOnly = true
         machine.drives = [drive]
         // The monitor's working directory is the machine's.
         machine.vsock = Vsock(guestCID: 3, socketPath: MachineFile.vsock)
         machine.hasEntropyDevice = true
-        if let network {
-            let peer: NetworkInterface.Peer =
-                network.host == nil
-                ? .socket("\(network.running)/\(network.network)/ports/\(new.id)")
-                : .descriptor(MonitorProcess.networkDescriptor)
-            machine.networkInterfaces = [
-                NetworkInterface(
-                    identifier: "eth0", peer: peer,
-                    guestMAC: MachineAPI.MACAddress("\(network.hardwareAddress)"), mtu: UInt16(clamping: network.mtu))
-            ]
-        }
+        if let network { machine.networkInterfaces = [network.interface(of: new.id)] }
         return machine
     }
 }

@@ -22,7 +22,8 @@ struct Martlet: ParsableCommand {
                     Run.self, Exec.self, PS.self, Logs.self, Stop.self, Kill.self, Wait.self, Remove.self, Inspect.self,
                 ]),
             CommandGroup(
-                name: "Snapshots", subcommands: [Snapshot.self, Restore.self, Fork.self, Branch.self]),
+                name: "Snapshots",
+                subcommands: [Snapshot.self, Restore.self, Fork.self, Branch.self, ServeMemory.self]),
             CommandGroup(name: "Images", subcommands: [Pull.self, Images.self, RemoveImage.self, Image.self]),
             CommandGroup(name: "Networks", subcommands: [Network.self]),
             CommandGroup(name: "This machine", subcommands: [KVMCommand.self, Host.self]),

@@ -107,6 +107,32 @@ struct NetworkChoice {
         }
     }
 
+    /// What the network of a clone is to be: the one that the saved container was in, with other addresses and names and
+    /// without its published ports; what is asked for here comes in place of what that one had. Nil where no network is
+    /// wanted.
+    func check(inPlaceOf saved: NetworkWish?) throws(Failure) -> NetworkWish? {
+        guard let saved else { return arguments.isEmpty ? nil : try check() }
+        if network == nil, case .tap(let name) = saved.host {
+            throw Failure("--network is missing: the container was saved with the device \(name), which is its own")
+        }
+        var choice = self
+        choice.network = network ?? saved.network
+        guard var wish = try choice.check() else {
+            throw Failure("--network none: the container was saved with a network, and cannot be without one")
+        }
+        wish.formerHardwareAddress = saved.hardwareAddress
+        wish.mtu = saved.mtu
+        if nameServers.isEmpty { wish.nameServers = saved.nameServers }
+        if searchDomains.isEmpty { wish.searchDomains = saved.searchDomains }
+        if hosts.isEmpty { wish.hosts = saved.hosts }
+        if egress.isEmpty {
+            wish.egress = saved.egress
+            wish.isEgressAudited = isEgressAudited || saved.isEgressAudited
+        }
+        wish.hasHostAccess = hasHostAccess || saved.hasHostAccess
+        return wish
+    }
+
     private func stationAddress() throws(Failure) -> MACAddress {
         guard let text = hardwareAddress else {
             var generator = SystemRandomNumberGenerator()
@@ -147,7 +173,8 @@ extension NetworkWish {
             definition = try store.load(network)
         }
         var result = self
-        result.mtu = definition.mtu
+        // The driver of a machine that was saved keeps the most that it was told of when it started.
+        result.mtu = formerHardwareAddress == nil ? definition.mtu : min(mtu, definition.mtu)
         result.definitions = store.definitions
         result.running = store.running
         result.program = installation.fabric

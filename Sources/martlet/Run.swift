@@ -9,7 +9,7 @@ struct Run: ParsableCommand {
         abstract: "Run a container of an image.",
         usage: """
             martlet run [OPTIONS] IMAGE [COMMAND] [ARGUMENT...]
-            martlet run --snapshot SNAPSHOT [-d] [--rm] [--name NAME] [--timeout TIME]
+            martlet run --snapshot SNAPSHOT [-d] [--rm] [--name NAME] [--timeout TIME] [--memory-server SOCKET]
             """,
         discussion: """
             Options end at the image: what follows it is the command's. Standard output and standard error stay apart; \
@@ -63,6 +63,11 @@ struct Run: ParsableCommand {
             "Go on from a snapshot, as another container with all that ran in it; no image is named then.",
             valueName: "tag or id"))
     var snapshot: String?
+    @Option(
+        help: ArgumentHelp(
+            "Have a snapshot's memory come from the page server at this socket (martlet serve-memory).",
+            valueName: "socket"), completion: .file())
+    var memoryServer: String?
     @Option(help: ArgumentHelp("Pull the image: always, missing or never.", valueName: "when"))
     var pull = PullPolicy.missing
     @Flag(help: "Take HTTP, and certificates that are not valid, from the registry.")
@@ -107,6 +112,7 @@ struct Run: ParsableCommand {
         options.timeout = timeout
         options.noTemplate = noTemplate
         options.snapshot = snapshot
+        options.memoryServer = memoryServer
         options.pull = pull
         options.insecureRegistry = insecureRegistry
         options.stopTimeout = stopTimeout

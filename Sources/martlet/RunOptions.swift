@@ -25,6 +25,7 @@ struct RunOptions {
     var timeout: String?
     var noTemplate = false
     var snapshot: String?
+    var memoryServer: String?
     var pull = PullPolicy.missing
     var insecureRegistry = false
     var stopTimeout: String?
@@ -87,6 +88,7 @@ struct RunOptions {
         case "stop-signal": stopSignal = value
         case "image-name": imageName = value
         case "snapshot": snapshot = value
+        case "memory-server": memoryServer = value
         case "pull":
             guard let policy = PullPolicy(rawValue: value) else { return false }
             pull = policy
@@ -98,6 +100,7 @@ struct RunOptions {
     func run() throws {
         ignoreBrokenPipes()
         if let snapshot { return try runSnapshot(snapshot) }
+        guard memoryServer == nil else { throw Failure("--memory-server: it serves a snapshot: add --snapshot") }
         // Before any thread; a detached run is not connected to anything that signals could go to.
         let signals = detach ? nil : try SignalQueue(forwardedSignals())
         // Everything that can be wrong is looked at before anything is fetched.

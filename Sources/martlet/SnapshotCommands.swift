@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import ArgumentParser
+internal import GuestProtocol
 internal import Platform
 internal import Wire
 internal import Worker
@@ -18,23 +19,38 @@ struct Snapshot: ParsableCommand {
             martlet snapshot create web --tag warm, then as often as wanted: martlet run -d --snapshot warm
 
             What is made of a snapshot is another container: it has random numbers, a host name, a machine id and a \
-            log of its own, and connections that it had to others are reset. /etc/martlet/hooks/freeze, thaw and clone \
+            log of its own; in a network it has other addresses and its own name there, and no published ports but \
+            those that are asked for; connections that it had to others are reset. /etc/martlet/hooks/freeze, thaw and clone \
             in the container are run, as root and for at most 10 s each, before it is saved, after it goes on, and in \
             each container made of it before that goes on.
             """,
-        subcommands: [Create.self, List.self, Show.self, Remove.self, Collect.self, Verify.self])
+        subcommands: [
+            Create.self, List.self, Show.self, Remove.self, Collect.self, Verify.self, Export.self, Import.self,
+        ])
 
     struct Create: ParsableCommand {
         static let configuration = CommandConfiguration(abstract: "Save a running container; print the snapshot's id.")
 
         @Option(help: ArgumentHelp("Name the snapshot; one that had the name keeps its id only.", valueName: "tag"))
         var tag: String?
+        @Flag(help: "Copy the memory while the container runs, which stands still for the last of it only.")
+        var live = false
+        @Flag(
+            help: ArgumentHelp(
+                "Keep only what was written since the container was saved with --diff before, or since it was made of a "
+                    + "snapshot."))
+        var diff = false
         @Argument(help: "Name or id.", completion: machineNames)
         var container: String
 
+        func validate() throws {
+            if live && diff { throw ValidationError("--live and --diff exclude each other") }
+        }
+
         func run() throws {
             try there()
-            print(try SnapshotLaunch.create(container, tag: tag).id)
+            let manner: SaveOrder.Manner = live ? .live : diff ? .diff : .full
+            print(try SnapshotLaunch.create(container, tag: tag, manner: manner).id)
         }
     }
 
@@ -92,8 +108,12 @@ struct Snapshot: ParsableCommand {
         func run() throws {
             try there()
             let store = try SnapshotLaunch.store()
-            try forEach(snapshots) { reference in
-                try store.remove(try store.find(reference).id)
+            // Diffs first: they need not be made whole when what they go on from goes as well.
+            let ages = Dictionary(store.list().enumerated().map { ($1.id, $0) }) { first, _ in first }
+            let ordered = snapshots.map { ($0, (try? store.find($0)).flatMap { ages[$0.id] } ?? 0) }
+                .sorted { $0.1 < $1.1 }.map(\.0)
+            try forEach(ordered) { reference in
+                try SnapshotChain.remove(try store.find(reference).id, from: store)
                 print(reference)
             }
         }
@@ -115,7 +135,7 @@ struct Snapshot: ParsableCommand {
             let store = try SnapshotLaunch.store()
             store.sweep()
             for snapshot in store.list().filter({ $0.tag == nil }).dropFirst(keep) {
-                try store.remove(snapshot.id)
+                try SnapshotChain.remove(snapshot.id, from: store)
                 print(snapshot.id)
             }
         }
@@ -123,7 +143,7 @@ struct Snapshot: ParsableCommand {
 
     struct Verify: ParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Look whether snapshots are whole; exit status 1 where one is not.")
+            abstract: "Read all of snapshots, and look whether it is what was saved; exit status 1 where it is not.")
 
         @Argument(help: "Tags or ids (default: all).")
         var snapshots: [String] = []
@@ -134,7 +154,7 @@ struct Snapshot: ParsableCommand {
             let wanted = snapshots.isEmpty ? store.list() : try snapshots.map { try store.find($0) }
             var isWhole = true
             for snapshot in wanted {
-                let problem = store.verify(snapshot)
+                let problem = SnapshotChain.problem(snapshot, in: store)
                 print("\(snapshot.id): \(problem ?? "whole")")
                 if problem != nil { isWhole = false }
             }
@@ -148,6 +168,13 @@ struct Restore: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Make a new container that goes on from a snapshot of another; print its id.")
 
+    @Option(
+        help: ArgumentHelp(
+            "Have the memory come from the page server at this socket (martlet serve-memory).", valueName: "socket"),
+        completion: .file())
+    var memoryServer: String?
+    @OptionGroup(title: "Network")
+    var network: NetworkOptions
     @Argument(help: "The container that was saved.", completion: machineNames)
     var container: String
     @Argument(help: "Tag or id of the snapshot.")
@@ -161,7 +188,9 @@ struct Restore: ParsableCommand {
         guard manifest.machine.name == container || manifest.machine.id.hasPrefix(container) else {
             throw Failure("\(snapshot) is a snapshot of \(manifest.machine.name), not of \(container)")
         }
-        let machine = try SnapshotLaunch.start(manifest, name: name, isDetached: true, removesItself: false)
+        let machine = try SnapshotLaunch.start(
+            manifest, name: name, network: network.choice, isDetached: true, removesItself: false,
+            memoryServer: memoryServer)
         throw Failure(silentlyWith: try machine.awaitStart())
     }
 }
@@ -196,6 +225,8 @@ struct Branch: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Make one more container of a running one, with a name; print its id.")
 
+    @OptionGroup(title: "Network")
+    var network: NetworkOptions
     @Argument(help: "Name or id.", completion: machineNames)
     var container: String
     @Argument(help: "The new container's name.")
@@ -203,6 +234,6 @@ struct Branch: ParsableCommand {
 
     func run() throws {
         try there()
-        try ForkLaunch.fork(container, names: [name])
+        try ForkLaunch.fork(container, names: [name], network.choice)
     }
 }

@@ -16,49 +16,53 @@ enum SnapshotLaunch {
     static func running(_ reference: String) throws -> MachineRecord {
         let record = try machines().find(reference)
         guard record.condition == .running else { throw Failure("\(record.name) is not running") }
-        // Its clones would have its addresses.
-        guard record.configuration.network == nil else {
-            throw Failure("\(record.name) is in a network, and its clones would have its addresses: run it without one")
-        }
         return record
     }
 
     /// Saves a running container, which goes on.
-    static func create(_ reference: String, tag: String?) throws -> SnapshotManifest {
-        if let tag, !MachineIdentity.isName(tag) || MachineIdentity.isID(tag) {
-            throw Failure(
-                "--tag: '\(tag)' is not a tag: 2 to 128 letters, digits, '_', '.', '-', a letter or digit first")
-        }
+    /// - Parameter isKept: it is to be found whole later, and gets checksums for that.
+    static func create(
+        _ reference: String, tag: String?, manner: SaveOrder.Manner = .full, isKept: Bool = true
+    ) throws -> SnapshotManifest {
+        try check(tag: tag)
         let record = try running(reference)
-        var control = try Control(record)
-        var generator = SystemRandomNumberGenerator()
         let store = try store()
-        let new = try store.begin(id: MachineIdentity.makeID(using: &generator))
-        do {
-            let report = try control.save(into: new.directory)
-            guard report.failure.isEmpty else {
-                throw Failure("\(record.name) could not be saved: \(printable(report.failure))")
-            }
-            var manifest = SnapshotManifest(
-                id: new.id, tag: tag, createdAt: wallClockNanoseconds(), machine: record.configuration)
-            manifest.steps = report.steps.map { (printable($0.name, limit: 40), $0.nanoseconds / 1000) }
-            try store.finish(new, manifest)
+        if let manifest = try SavedSnapshot.make(of: record, tag: tag, manner: manner, isKept: isKept, store) {
             return manifest
-        } catch {
-            store.abandon(new)
-            throw error
         }
+        // A diff of a snapshot that is not there any more: what it would need is in the machine.
+        guard let manifest = try SavedSnapshot.make(of: record, tag: tag, manner: .full, isKept: isKept, store) else {
+            throw Failure("\(record.name) could not be saved whole")
+        }
+        return manifest
+    }
+
+    static func check(tag: String?) throws(Failure) {
+        guard let tag, !MachineIdentity.isName(tag) || MachineIdentity.isID(tag) else { return }
+        throw Failure("--tag: '\(tag)' is not a tag: 2 to 128 letters, digits, '_', '.', '-', a letter or digit first")
+    }
+
+    /// The supervisor has another working directory.
+    private static func server(_ path: String) throws -> String {
+        guard Files.exists(path) else {
+            throw Failure("--memory-server: there is no socket \(path): start one with martlet serve-memory")
+        }
+        return absolute(path)
     }
 
     /// Makes a container that goes on from a snapshot.
+    /// - Parameter memoryServer: the socket of the page server that its memory comes from; nil for the snapshot's file.
     static func start(
-        _ manifest: SnapshotManifest, name: String?, isDetached: Bool, removesItself: Bool, runTimeout: UInt64? = nil
+        _ manifest: SnapshotManifest, name: String?, network: NetworkChoice, isDetached: Bool, removesItself: Bool,
+        runTimeout: UInt64? = nil, memoryServer: String? = nil
     ) throws -> RunningMachine {
         let snapshots = try store()
+        let manifest = try SnapshotChain.whole(manifest, in: snapshots)
         if let problem = snapshots.verify(manifest) {
             throw Failure("the snapshot \(manifest.id.prefix(12)) is damaged: \(problem)")
         }
         let installation = try Installation.find()
+        let network = try network.check(inPlaceOf: manifest.machine.network)?.prepare(installation)
         let store = try machines()
         var generator = SystemRandomNumberGenerator()
         let id = MachineIdentity.makeID(using: &generator)
@@ -68,7 +72,10 @@ enum SnapshotLaunch {
             configuration.isDetached = isDetached
             configuration.removesItself = removesItself
             configuration.runTimeout = runTimeout
+            configuration.network = network
             configuration.snapshot = snapshots.directory(of: manifest.id)
+            configuration.disk = try SnapshotTransfer.disk(of: manifest, in: snapshots)
+            configuration.memoryServer = try memoryServer.map(Self.server)
             try Files.writeNew(
                 configuration.json.encoded(indented: true), "\(machine.directory)/\(MachineFile.configuration)")
             return try MachineLaunch.startSupervisor(
@@ -107,7 +114,9 @@ extension RunOptions {
         guard env.isEmpty, envFile.isEmpty, workdir == nil, user == nil, entrypoint == nil, hostname == nil,
             kernel == nil, !readOnly, !interactive
         else {
-            throw Failure("--snapshot: the container goes on as it was: only -d, --rm, --name and --timeout are taken")
+            throw Failure(
+                "--snapshot: the container goes on as it was: only -d, --rm, --name, --timeout, --memory-server and "
+                    + "those for its network are taken")
         }
         let signals = detach ? nil : try SignalQueue([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])
         if try Placement.decide() == .emulatedHost {
@@ -124,8 +133,8 @@ extension RunOptions {
         }
         let manifest = try SnapshotLaunch.store().find(reference)
         let machine = try SnapshotLaunch.start(
-            manifest, name: name, isDetached: detach, removesItself: rm,
-            runTimeout: try timeout.map(Quantities.milliseconds))
+            manifest, name: name, network: network, isDetached: detach, removesItself: rm,
+            runTimeout: try timeout.map(Quantities.milliseconds), memoryServer: memoryServer)
         throw Failure(
             silentlyWith: detach
                 ? try machine.awaitStart() : try machine.attach(hasInput: false, signals: signals))

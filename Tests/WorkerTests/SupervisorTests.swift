@@ -204,6 +204,20 @@ import Wire
         }
     }
 
+    /// A machine that is to be forked of another in a network.
+    private static func child(of store: MachineStore, _ name: String) throws -> String {
+        var generator = SystemRandomNumberGenerator()
+        let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: name)
+        var configuration = configuration(id: machine.id, name: name, monitor: "/nothing/there")
+        var wish = NetworkWish(network: "blue", hardwareAddress: try #require(MACAddress("02:00:5e:00:53:02")))
+        wish.formerHardwareAddress = MACAddress("02:00:5e:00:53:01")
+        wish.running = "/run/networks"
+        configuration.network = wish
+        try Files.writeAtomically(
+            configuration.json.encoded(), to: "\(machine.directory)/\(MachineFile.configuration)")
+        return machine.id
+    }
+
     /// The container is thawed as soon as the monitor says that it goes on, and the client hears of it when the monitor
     /// has answered.
     @Test func aMachineIsForked() throws {
@@ -218,7 +232,7 @@ import Wire
             var control = try SessionClient(
                 socket: try UnixSocket.connect(to: "\(stage.directory)/\(MachineFile.control)"))
             #expect(try control.receive()?.kind == .hello)
-            let ids = ["b", "c"].map { String(repeating: $0, count: 64) }
+            let ids = try ["bee", "cee"].map { try Self.child(of: stage.store, $0) }
             try control.send(Frame(.fork, payload: ForkOrder(machines: ids.map { Array($0.utf8) }).payload))
             #expect(try stage.guestReceives().kind == .freeze)
             try stage.guestSends(Frame(.frozen, payload: StepReport().payload))
@@ -230,6 +244,14 @@ import Wire
             let children = try JSON(parsing: request.body)["children"]?.arrayValue ?? []
             #expect(children.compactMap { $0["id"]?.stringValue } == ids)
             #expect(children.last?["directory"]?.stringValue == stage.store.directory(of: ids[1]))
+            // Each calls at a port of its own, as a station of its own.
+            for (child, id) in zip(children, ids) {
+                let interface = child["network_overrides"]?.arrayValue?.first
+                #expect(interface?["iface_id"]?.stringValue == "eth0")
+                #expect(interface?["socket_path"]?.stringValue == "/run/networks/blue/ports/\(id)")
+                #expect(interface?["guest_mac"]?.stringValue == "02:00:5e:00:53:02")
+                #expect(interface?["mtu"] == nil)
+            }
             // Nobody but a thawed guest goes on; the monitor has not answered yet.
             let fifo = try Descriptor.open("\(stage.directory)/go", .readWrite)
             try fifo.writeAll([10])

@@ -34,7 +34,9 @@ final class FabricLease {
         attachment.address = wish.address
         attachment.address6 = wish.address6
         attachment.aliases = wish.aliases
-        if configuration.process.hostname != configuration.name {
+        // A host name that was given to the container that was saved is that one's in the network.
+        let isOwn = wish.isAdded || configuration.id.hasPrefix(configuration.process.hostname)
+        if isOwn, configuration.process.hostname != configuration.name {
             attachment.aliases.append(configuration.process.hostname)
         }
         attachment.published = outerHost == nil ? wish.published : []

@@ -17,7 +17,8 @@ package struct NetworkPlace: Sendable {
     func settings(slot: Int?) -> InterfaceSettings {
         var settings = InterfaceSettings(hardwareAddress: endpoint.hardwareAddress.bytes)
         settings.slot = slot.map { UInt8(truncatingIfNeeded: $0) }
-        settings.mtu = endpoint.mtu
+        settings.mtu = min(endpoint.mtu, wish.mtu)
+        settings.formerAddress = wish.formerHardwareAddress?.bytes
         if let address = endpoint.address,
             let own = InterfaceSettings.Address(bytes: address.bytes, prefixLength: endpoint.prefixLength)
         {

@@ -10,6 +10,8 @@ package struct NetworkWish: Equatable, Sendable {
     package var network: String
     /// Its machine's, chosen when it is made: the monitor's configuration has it too.
     package var hardwareAddress: MACAddress
+    /// In a clone: what the interface has from the machine that was saved.
+    package var formerHardwareAddress: MACAddress?
     package var address: IPv4Address?
     package var address6: IPv6Address?
     package var aliases: [String] = []
@@ -46,6 +48,7 @@ package struct NetworkWish: Equatable, Sendable {
         var object = JSONObject()
         object["network"] = .string(network)
         object["mac"] = .string("\(hardwareAddress)")
+        object["formerMac"] = formerHardwareAddress.map { .string("\($0)") }
         object["address"] = address.map { .string("\($0)") }
         object["address6"] = address6.map { .string("\($0)") }
         object["aliases"] = .strings(aliases)
@@ -72,6 +75,9 @@ package struct NetworkWish: Equatable, Sendable {
         self.init(
             network: try view.required("network").string(),
             hardwareAddress: try view.required("mac").parsed("an Ethernet address"))
+        if let field = try view.optional("formerMac") {
+            formerHardwareAddress = try field.parsed("an Ethernet address")
+        }
         if let field = try view.optional("address") { address = try field.parsed("an IPv4 address") }
         if let field = try view.optional("address6") { address6 = try field.parsed("an IPv6 address") }
         aliases = try view.required("aliases").strings()
