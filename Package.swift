@@ -24,9 +24,11 @@ let lowFloors: [SwiftSetting] =
 /// Programs that run where there may be no shared library at all: the monitor's jail, the emulated host.
 let fullyStatic: [LinkerSetting] = [.unsafeFlags(["-static-executable"])]
 
-func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource]? = nil) -> Target {
+func tests(
+    _ name: String, _ dependencies: [Target.Dependency], resources: [Resource]? = nil, exclude: [String] = []
+) -> Target {
     .testTarget(
-        name: name, dependencies: dependencies + ["TestSupport"], resources: resources,
+        name: name, dependencies: dependencies + ["TestSupport"], exclude: exclude, resources: resources,
         swiftSettings: house)
 }
 
@@ -78,9 +80,15 @@ var targets: [Target] = [
 
     .target(name: "Fabric", dependencies: ["CLinux", "Platform", "Wire", "Packet"], swiftSettings: lowFloors),
 
+    .target(name: "PageServer", dependencies: ["CLinux", "Platform", "Wire", "MachineAPI"], swiftSettings: lowFloors),
+
     .target(
         name: "Networks", dependencies: ["CLinux", "Platform", "Wire", "Packet", "FabricAPI"],
         swiftSettings: lowFloors),
+
+    .target(
+        name: "Snapshots", dependencies: ["CLinux", "Platform", "Wire", "Machine", "MachineAPI", crypto],
+        swiftSettings: house),
 
     // Floor 4
     .target(
@@ -113,13 +121,16 @@ var targets: [Target] = [
         name: "martlet-fabric", dependencies: ["FabricService", "Platform"], swiftSettings: lowFloors,
         linkerSettings: fullyStatic),
     .executableTarget(
+        name: "martlet-pages", dependencies: ["PageServer", "Platform"], swiftSettings: lowFloors,
+        linkerSettings: fullyStatic),
+    .executableTarget(
         name: "martlet-supervisor", dependencies: ["Platform", "Wire", "GuestProtocol", "Worker"],
         swiftSettings: lowFloors, linkerSettings: fullyStatic),
     .executableTarget(
         name: "martlet",
         dependencies: [
             "Platform", "Wire", "GuestProtocol", "KVM", "MachineAPI", "OCI", "ImageStore", "Sessions", "Worker",
-            "Packet", "FabricAPI", "Networks",
+            "Packet", "FabricAPI", "Networks", "Machine", "Snapshots",
             "EmulatedHost", argumentParser,
         ],
         swiftSettings: house),
@@ -153,7 +164,7 @@ var targets: [Target] = [
     tests("MachineAPITests", ["MachineAPI", "Wire"]),
     tests(
         "MachineTests", ["Machine", "Virtio", "VirtioTestSupport", "CLinux", "KVM", "Platform", "MachineAPI", "Wire"],
-        resources: [.copy("Snapshots")]),
+        resources: [.copy("Snapshots")], exclude: ["page-handler.py"]),
     // Takes machines through their lives, where KVM works, for tests of pausing, saving and restoring.
     .executableTarget(
         name: "machine-fixture", dependencies: ["CLinux", "Platform", "KVM", "Machine", "MachineAPI", "TestSupport"],
@@ -186,6 +197,8 @@ var targets: [Target] = [
     tests(
         "WorkerTests",
         ["FabricAPI", "GuestProtocol", "MachineAPI", "Packet", "Platform", "Sessions", "Wire", "Worker"]),
+    tests("PageServerTests", ["CLinux", "MachineAPI", "PageServer", "Platform", "Wire"]),
+    tests("SnapshotsTests", ["Snapshots", "Machine", "MachineAPI", "Platform", "Wire"]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
     // What `martlet host` does, as a program for the tests of it.
     .executableTarget(

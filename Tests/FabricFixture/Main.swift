@@ -49,7 +49,7 @@ import Platform
 
     /// Gives up what the fabric does, tries what it must not do and what it must, and says how each went.
     private static func tryConfinement(_ directory: String) throws {
-        let result = try Confinement.enter(directory: directory, readable: ["/etc"])
+        let result = try Confinement.enter(writable: [directory], readable: ["/etc"])
         func say(_ name: String, _ worked: Bool) { print(name, worked ? "works" : "fails") }
         say("files", result.files)
         say("calls", result.calls)
