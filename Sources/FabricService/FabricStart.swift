@@ -121,7 +121,7 @@ package struct FabricStart: Sendable {
             let resolver = configuration.resolverPath
             let real = (try? Files.resolve(resolver)) ?? resolver
             _ = try Confinement.enter(
-                directory: directory,
+                writable: [directory],
                 readable: [splitPath(resolver).directory, splitPath(real).directory, "/dev/urandom"])
         } catch {
             throw .system(error)

@@ -79,6 +79,14 @@ package import Platform
     /// Tells the kernel how all of the memory is used (madvise(2)).
     package func advise(_ advice: Int32) throws(SystemError) { try mapping.advise(advice) }
 
+    /// Has pages there before they are touched.
+    /// - Parameters:
+    ///   - range: of whole pages, by offset in the backing mapping.
+    ///   - writing: as if they were written: a private mapping has copies of its own then.
+    package func populate(_ range: Range<UInt64>, writing: Bool) throws(SystemError) {
+        try mapping.populate(range, writing: writing)
+    }
+
     /// A part of a file was mapped over a range, which lies in one region.
     package func noteMappedFile(at address: UInt64, count: UInt64) {
         for region in regions {
