@@ -2,6 +2,7 @@
 
 import Glibc
 import GuestProtocol
+import Packet
 import Platform
 import Sessions
 import Testing
