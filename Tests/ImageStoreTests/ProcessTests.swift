@@ -6,6 +6,7 @@ import NIOHTTP1
 import OCI
 import OCITesting
 import Platform
+import Synchronization
 import Testing
 
 /// Several processes at once, and processes that end in the middle of their work.
@@ -69,8 +70,10 @@ import Testing
         let image = TestImage.small(seed: 33, layers: 2, layerSize: 3_000_000)
         let path = "/v2/test/image/blobs/\(image.layers[1].digest)"
         let (reached, signal) = AsyncStream.makeStream(of: Void.self)
+        // However often it tries again: it is to be killed in the middle of it.
+        let isKilled = Atomic(false)
         let server = try await TestServer { request in
-            guard request.uri == path, request.repetition == 0 else { return image.answer(request) }
+            guard request.uri == path, !isKilled.load(ordering: .relaxed) else { return image.answer(request) }
             signal.yield()
             return TestAnswer(.ok, body: image.layers[1].blob, ending: .stallAfter(2_000_000))
         }
@@ -82,6 +85,7 @@ import Testing
             var reachedOnce = reached.makeAsyncIterator()
             await reachedOnce.next()
             #expect(try process.killAndWait() == .signaled(SIGKILL))
+            isKilled.store(true, ordering: .relaxed)
 
             // What it was at is to be seen in its workspace, and nowhere else.
             let left = try contents(store)
