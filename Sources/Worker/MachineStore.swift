@@ -172,6 +172,14 @@ package struct MachineStore: Sendable {
         lock.end()
     }
 
+    /// Gives up a machine that comes to nothing; its directory may say nothing yet, not even its name.
+    package func abandon(_ machine: borrowing NewMachine) {
+        guard let lock = try? lock() else { return }
+        try? Files.removeTree(machine.directory)
+        if id(named: machine.name) == machine.id { Files.remove(namePath(machine.name)) }
+        lock.end()
+    }
+
     private func removeHoldingStoreLock(_ id: String) throws(WorkerError) {
         let directory = directory(of: id)
         let json = (try? Self.readJSON("\(directory)/\(MachineFile.configuration)")) ?? nil

@@ -84,7 +84,7 @@ enum ForkLaunch {
             return try MachineLaunch.startSupervisor(
                 of: machine, installation.supervisor, store, removesItself: false)
         } catch {
-            try? store.removeOwn(machine.id)
+            store.abandon(machine)
             throw error
         }
     }

@@ -43,7 +43,7 @@ struct MachineLaunch {
             return try startSupervisor(of: machine, process, store)
         } catch {
             // Nothing of a machine that never ran stays.
-            try? store.removeOwn(id)
+            store.abandon(machine)
             throw error
         }
     }

@@ -81,7 +81,7 @@ enum SnapshotLaunch {
             return try MachineLaunch.startSupervisor(
                 of: machine, installation.supervisor, store, removesItself: removesItself)
         } catch {
-            try? store.removeOwn(id)
+            store.abandon(machine)
             throw error
         }
     }
@@ -99,6 +99,7 @@ extension ContainerConfiguration {
         clone.templates = nil
         clone.snapshot = nil
         clone.forkOf = nil
+        clone.memoryServer = nil
         clone.monitor = installation.monitor
         clone.commandStartedAt = Entry.startedAt
         return clone

@@ -93,6 +93,18 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
         }
     }
 
+    @Test func whatComesToNothingLeavesNoName() throws {
+        try withDirectory { root in
+            let store = MachineStore(root: root)
+            var generator = SystemRandomNumberGenerator()
+            let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: nil)
+            #expect(try Files.list("\(root)/names") == [machine.name])
+            store.abandon(machine)
+            #expect(try Files.list("\(root)/names").isEmpty)
+            #expect(try Files.list("\(root)/machines").isEmpty)
+        }
+    }
+
     @Test func sweepsWhatWasToRemoveItself() throws {
         try withDirectory { root in
             let store = MachineStore(root: root)
