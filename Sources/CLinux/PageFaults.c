@@ -22,6 +22,9 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#define USER_MODE_ONLY 1
+#define WRITE_PROTECT_ASYNC (1ULL << 15)
+
 static int open_userfault(void) {
     int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
     if (device >= 0) {
@@ -49,6 +52,20 @@ int clinux_userfault_enable_removals(int fd) {
 int clinux_userfault_register(int fd, uint64_t start, uint64_t length) {
     struct uffdio_register range = {.range = {start, length}, .mode = UFFDIO_REGISTER_MODE_MISSING};
     return ioctl(fd, UFFDIO_REGISTER, &range);
+}
+
+// Linux, mm/memory.c, should_fault_around(): not where a range is registered for write protection. With UFFD_FEATURE_WP_ASYNC
+// (6.7) any mapping can be, nobody has to answer, and nothing is protected unless it is asked for.
+int clinux_map_singly(uint64_t start, uint64_t length) {
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | USER_MODE_ONLY);
+    if (fd < 0) return -1;
+    struct uffdio_api api = {.api = UFFD_API, .features = WRITE_PROTECT_ASYNC};
+    struct uffdio_register range = {.range = {start, length}, .mode = UFFDIO_REGISTER_MODE_WP};
+    if (ioctl(fd, UFFDIO_API, &api) == 0 && ioctl(fd, UFFDIO_REGISTER, &range) == 0) return fd;
+    int failure = errno;
+    close(fd);
+    errno = failure;
+    return -1;
 }
 
 int clinux_userfault_copy(int fd, uint64_t to, const void *from, uint64_t length, uint64_t *done) {

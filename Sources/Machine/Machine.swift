@@ -42,6 +42,8 @@ package final class Machine: @unchecked Sendable {
     let description: Mutex<MachineConfiguration>
     /// Held by whoever starts, stops, changes or saves the machine.
     let life: Mutex<MachineLife>
+    /// What tells the pages that it touches from their neighbours, until its working set is recorded.
+    let touched = Mutex<SinglePageFaults?>(nil)
     /// Where vCPU threads stand while the machine is paused, and where the loop's thread does.
     let vcpuGate = Gate()
     let loopGate = Gate()

@@ -17,6 +17,9 @@ int clinux_userfault_open(void);
 int clinux_userfault_enable_removals(int fd);
 /// UFFDIO_REGISTER for pages that are missing.
 int clinux_userfault_register(int fd, uint64_t start, uint64_t length);
+/// Has each page of a range that is touched mapped alone, without those around it, for as long as the descriptor is open that
+/// it gives. -1 with errno where the kernel cannot (before Linux 6.7).
+int clinux_map_singly(uint64_t start, uint64_t length);
 /// UFFDIO_COPY. Returns 0 or -1 with errno; `*done` says how many bytes are there now, in either case.
 int clinux_userfault_copy(int fd, uint64_t to, const void *from, uint64_t length, uint64_t *done);
 /// UFFDIO_ZEROPAGE, as above.

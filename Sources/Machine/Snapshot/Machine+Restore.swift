@@ -35,8 +35,10 @@ extension Machine {
         var workingSet: WorkingSet?
         if let path = request.workingSetPath {
             workingSet = WorkingSet.load(path, of: state) { observer.log(.warning, $0) }
-            workingSet?.populate(memory)
+            workingSet?.populate(memory, isWritten: true)
         }
+        // It is about to be recorded.
+        var touched = request.workingSetPath != nil && workingSet == nil ? memory.mapSingly() : nil
         do throws(MachineError) {
             try self.init(
                 configuration, observer: observer, host: host, memory: memory, source: source,
@@ -46,7 +48,9 @@ extension Machine {
             throw error
         }
         life.withLock { $0.history.last = state.identifier }
-        if let workingSet { prefault(workingSet) }
+        self.touched.withLock { $0 = touched.take() }
+        // Both page tables in one go, where the host's kernel can do that; else at least this process's.
+        if let workingSet, !prefault(workingSet) { workingSet.populate(memory, isWritten: false) }
     }
 
     static func readState(_ path: String) throws(MachineError) -> MachineState {

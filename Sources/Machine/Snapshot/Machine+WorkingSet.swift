@@ -3,6 +3,7 @@
 internal import CLinux
 internal import KVM
 internal import Platform
+internal import Synchronization
 internal import Virtio
 
 extension WorkingSet {
@@ -19,10 +20,10 @@ extension WorkingSet {
         return nil
     }
 
-    /// Has the pages in this process's page tables, those that will be written as copies of its own. What cannot be had
-    /// comes when it is touched.
-    func populate(_ memory: GuestMemory) {
-        for stretch in stretches {
+    /// Has the pages in this process's page tables that will be written, as copies of its own, or the others. What cannot
+    /// be had comes when it is touched.
+    func populate(_ memory: GuestMemory, isWritten: Bool) {
+        for stretch in stretches where stretch.isWritten == isWritten {
             do throws(SystemError) {
                 try memory.populate(stretch.range, writing: stretch.isWritten)
             } catch {
@@ -35,16 +36,18 @@ extension WorkingSet {
 extension Machine {
     /// Has the pages of a working set in the guest's own page tables as well, where the host's kernel can do that
     /// (from 6.11): then the guest does not leave for them. Nothing of the guest runs yet.
-    func prefault(_ set: WorkingSet) {
-        guard let vcpu = runners.first else { return }
+    /// - Returns: whether it can.
+    func prefault(_ set: WorkingSet) -> Bool {
+        guard let vcpu = runners.first else { return false }
         for stretch in set.stretches {
             for region in memory.regions {
                 let part = stretch.range.clamped(to: region.offset..<region.offset + region.count)
                 guard !part.isEmpty else { continue }
                 let address = region.guestStart + part.lowerBound - region.offset
-                guard vcpu.vcpu.prefault(address, count: part.upperBound - part.lowerBound) else { return }
+                guard vcpu.vcpu.prefault(address, count: part.upperBound - part.lowerBound) else { return false }
             }
         }
+        return true
     }
 
     /// Writes which pages of its snapshot's memory the machine has touched until now, for `RestoreRequest.workingSetPath`
@@ -56,12 +59,13 @@ extension Machine {
         try system("the working set \(path)") { () throws(SystemError) in
             let set = WorkingSet(
                 identifier: base.identifier, memorySize: memory.byteCount, stretches: try touchedStretches())
+            touched.withLock { $0 = nil }
             try Files.writeAtomically(set.encoded(), to: path, permissions: 0o600)
         }
     }
 
-    /// What is in this process's page tables. What was only read is known as far as the kernel maps it: with what lies
-    /// around it (64 KiB, as a rule), and not at all before Linux 6.7.
+    /// What is in this process's page tables: what was touched, since it was mapped singly. What was only read is not
+    /// known before Linux 6.7.
     private func touchedStretches() throws(SystemError) -> [WorkingSet.Stretch] {
         let pagemap = try Descriptor.open("/proc/self/pagemap", .readOnly)
         var result: [WorkingSet.Stretch] = []
@@ -75,6 +79,11 @@ extension Machine {
 }
 
 extension GuestMemory {
+    /// What is touched from now on can be told from its neighbours.
+    func mapSingly() -> SinglePageFaults? {
+        unsafe SinglePageFaults(UnsafeRawBufferPointer(bytes(offset: 0, count: Int(byteCount))))
+    }
+
     /// Pages that are in this process's page tables, by offset: those of its own, or those of the file that the memory is
     /// a private mapping of; ascending.
     fileprivate func mappedPages(_ pagemap: borrowing Descriptor, own: Bool) throws(SystemError) -> [Range<UInt64>] {
