@@ -62,7 +62,7 @@ struct NetworkChoice {
         ]
         let first = needing.first { $0.1 }?.0
         if network == Self.noNetwork, let first { throw Failure("\(first) means nothing with --network none") }
-        guard network != Self.noNetwork, network != nil || first != nil else { return nil }
+        guard network != Self.noNetwork else { return nil }
         var wish: NetworkWish
         if let network, let host = try HostNetworkChoice(network) {
             try host.check(self)

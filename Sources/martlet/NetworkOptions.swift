@@ -7,7 +7,10 @@ struct NetworkOptions: ParsableArguments {
     @Option(
         name: [.customLong("network"), .customLong("net")],
         help: ArgumentHelp(
-            "Connect the container to this network, or to none; bridged, routed or tap=DEVICE: the host's.",
+            """
+            Connect the container to this network (default: the network default), or to none; bridged, routed or \
+            tap=DEVICE: the host's.
+            """,
             valueName: "name"))
     var network: String?
     @Option(
