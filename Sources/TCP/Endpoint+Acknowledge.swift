@@ -61,6 +61,7 @@ extension Endpoint {
         highestRetransmitted = SequenceNumber.later(highestRetransmitted, number)
         scoreboard.removeBelow(number)
         retransmissions = 0
+        if longSegmentsAt <= now { leaveBlackHole() }
         timeout.resetBackoff()
         retransmitAt = number == sendMaximum ? Endpoint.never : now + timeout.current
 

@@ -13,7 +13,7 @@ extension Endpoint {
         }
         if retransmitAt <= now {
             retransmitAt = Endpoint.never
-            return retransmissionDue()
+            return retransmissionDue(now)
         }
         if persistAt <= now {
             persistAt = Endpoint.never
@@ -25,7 +25,7 @@ extension Endpoint {
     }
 
     /// RFC 6298 §5.4 to §5.7, RFC 5681 §3.1.
-    private mutating func retransmissionDue() -> Signals {
+    private mutating func retransmissionDue(_ now: Microseconds) -> Signals {
         let isHandshake = state == .synSent || state == .synReceived
         retransmissions += 1
         if retransmissions > (isHandshake ? configuration.handshakeLimit : configuration.retransmissionLimit) {
@@ -36,6 +36,7 @@ extension Endpoint {
             owesHandshake = true
             return []
         }
+        if retransmissions.isMultiple(of: 3) { suspectBlackHole(now) }
         // What the peer said it has, it may have thrown away (RFC 2018 §8): seen when it lacks what it claimed, and
         // to be feared when the first attempt to mend has failed.
         if retransmissions > 1 || scoreboard.range(containing: unacknowledged) != nil { scoreboard.removeAll() }
@@ -48,6 +49,26 @@ extension Endpoint {
         owesFirstRetransmission = false
         timedSequence = nil
         return []
+    }
+
+    /// A path that loses what is long and says nothing of it (RFC 2923 §2.1) has passed nothing for a while: what every
+    /// path takes goes through, and from then on nothing longer is sent, for ten minutes (RFC 4821 §7.7). If that is not
+    /// acknowledged either, length is not what is wrong.
+    private mutating func suspectBlackHole(_ now: Microseconds) {
+        if longSegmentSize > 0 {
+            leaveBlackHole()
+        } else if segmentSize > Endpoint.safeSegmentSize, sendMaximum - unacknowledged > Endpoint.safeSegmentSize {
+            longSegmentSize = segmentSize
+            longSegmentsAt = now + Endpoint.blackHolePause
+            segmentSize = Endpoint.safeSegmentSize
+        }
+    }
+
+    /// Long segments are tried again.
+    mutating func leaveBlackHole() {
+        segmentSize = max(segmentSize, longSegmentSize)
+        longSegmentSize = 0
+        longSegmentsAt = Endpoint.never
     }
 
     /// RFC 9293 §3.8.6.1: a closed window is asked after for as long as the peer answers.

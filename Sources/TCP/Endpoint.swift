@@ -24,6 +24,10 @@ package struct Endpoint: Sendable {
     enum Recovery: UInt8, Sendable { case none, fast, loss }
 
     static let never = Microseconds.max
+    /// What the least packet has room for that every path takes (RFC 8200 §5), and how long a path is not tried that
+    /// lost more than that.
+    static let safeSegmentSize = 1220
+    static let blackHolePause: Microseconds = 600_000_000
     /// From a reset of what a peer has left of another connection to the next SYN.
     static let afterStrayReset: Microseconds = 4_000
 
@@ -48,6 +52,9 @@ package struct Endpoint: Sendable {
     var isScaling = false
     /// Of what we send, without options; the lesser of the link's and the peer's.
     var segmentSize: Int
+    /// What it was before the path was found to lose what is long, and when that is tried again; 0 for never found.
+    var longSegmentSize = 0
+    var longSegmentsAt = Endpoint.never
 
     var congestion: CongestionWindow
     var timeout: RetransmissionTimeout
@@ -260,6 +267,7 @@ extension Endpoint {
     /// A route that takes less (RFC 1191, RFC 8201): segments become smaller, and what has not been acknowledged is
     /// sent once more. Nothing was lost by congestion, and nothing is concluded from it.
     package mutating func limitSegmentSize(_ bytes: Int) {
+        longSegmentSize = min(longSegmentSize, max(88, bytes))
         guard bytes < segmentSize else { return }
         segmentSize = max(88, bytes)
         guard isSynchronized, state != .timeWait, unacknowledged < sendMaximum else { return }

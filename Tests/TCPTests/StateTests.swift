@@ -333,7 +333,6 @@ private func options(size: UInt16? = 1460, scale: UInt8? = nil, selective: Bool 
         #expect(sent == 1500)
     }
 
-    /// What was sent before a window shrank may be lost; and an acknowledgement from beyond the window is not seen.
     /// RFC 1191 §6.5: what is too long for the path goes out again at once, in smaller pieces, and the window stays.
     @Test func aPathThatTakesLess() {
         var bench = Bench.established(options: options(size: 1460), window: 60_000)
@@ -356,6 +355,37 @@ private func options(size: UInt16? = 1460, scale: UInt8? = nil, selective: Bool 
         #expect(bench.sent().map(\.payloadCount) == [1000, 1000, 1000])
     }
 
+    /// What is long goes unanswered: after three times it is cut to what every path takes; when that goes unanswered as
+    /// well it was not that; and ten minutes later the path may be another.
+    @Test func aPathThatLosesWhatIsLong() {
+        var bench = Bench.established(options: options(size: 1460), window: 60_000)
+        bench.endpoint.write(4000)
+        _ = bench.sent()
+        var sizes: [Int] = []
+        for _ in 0..<6 {
+            #expect(bench.wait().isEmpty)
+            sizes.append(bench.sent().first?.payloadCount ?? 0)
+        }
+        #expect(sizes == [1460, 1460, 1220, 1220, 1220, 1460])
+        for _ in 0..<3 {
+            #expect(bench.wait().isEmpty)
+            sizes = bench.sent().map(\.payloadCount)
+        }
+        #expect(sizes == [1220])
+        _ = bench.take(.ack, at: theirs + 1, acknowledging: mine + 1221, window: 60_000)
+        #expect(bench.sent().map(\.payloadCount) == [1220, 1220])
+        // The route says itself that it takes less than before, which the later attempt keeps to.
+        bench.endpoint.limitSegmentSize(1400)
+        _ = bench.take(.ack, at: theirs + 1, acknowledging: mine + 4001, window: 60_000)
+        bench.endpoint.write(2440)
+        #expect(bench.sent().map(\.payloadCount) == [1220, 1220])
+        bench.now += 600_000_000
+        _ = bench.take(.ack, at: theirs + 1, acknowledging: mine + 6441, window: 60_000)
+        bench.endpoint.write(2800)
+        #expect(bench.sent().map(\.payloadCount) == [1400, 1400])
+    }
+
+    /// What was sent before a window shrank may be lost; and an acknowledgement from beyond the window is not seen.
     @Test func aWindowThatShrinks() {
         var bench = Bench.established(options: options(), window: 60_000)
         bench.endpoint.write(5000)

@@ -163,4 +163,29 @@ private func transfer(seed: UInt64, largest: Int, weather given: Weather? = nil)
         #expect(simulation.run(until: { simulation.second?.received == 300_000 }))
         #expect(simulation.now < 1000 + 100_000)
     }
+
+    @Test("A path that loses what is long, and says nothing of it", arguments: [1460, 8960, 65_480] as [UInt16])
+    func blackHole(segmentSize: UInt16) {
+        var configuration = Configuration()
+        configuration.segmentSize = segmentSize
+        configuration.largeSegmentLimit = 65_400
+        configuration.receiveCapacity = 1 << 20
+        let first = Peer(
+            "first", Endpoint(connecting: configuration, initialSequence: SequenceNumber(7), now: 1000),
+            total: 400_000, salt: 1, peerSalt: 2)
+        let simulation = Simulation(first, weather: Weather(), seed: 1, now: 1000) { syn, now in
+            Peer(
+                "second", Endpoint(accepting: syn, configuration, initialSequence: SequenceNumber(9), now: now),
+                total: 400_000, salt: 2, peerSalt: 1)
+        }
+        // At first the route is another one.
+        var sent = 0
+        simulation.observer = { _, segment in
+            sent += segment.payloadCount
+            return sent < 100_000 || min(segment.payloadCount, segment.segmentSize) <= 1240
+        }
+        #expect(simulation.run())
+        #expect(first.received == 400_000 && simulation.second?.received == 400_000)
+        #expect(first.endpoint.state == .closed || first.endpoint.state == .timeWait)
+    }
 }
