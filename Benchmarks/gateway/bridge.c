@@ -1,24 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What stands in for a machine and its clients, so that no virtual machine is measured with the network:
+// What stands in for a machine's monitor, so that no virtual machine is measured with the network:
 //
-//   peer records TAP CONTROL ATTACH   attaches to a fabric by the JSON line ATTACH, and carries records between the TAP and
-//                                the socket that it names (Docs/NET-SOCKET.md), segmentation offload included
-//   peer stream TAP SOCKET       carries frames between the TAP and passt's socket (four bytes of length, big-endian)
-//   peer serve PORT              answers each HTTP request with twelve bytes, and closes
-//   peer hold ADDRESS PORT N     opens N connections, says "held", and keeps them until its input ends
+//   bridge records TAP CONTROL ATTACH   attaches to a fabric by the JSON line ATTACH, and carries records between the TAP
+//                                and the socket that it names (Docs/NET-SOCKET.md), segmentation offload included
+//   bridge stream TAP SOCKET     carries frames between the TAP and passt's socket (four bytes of length, big-endian)
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -168,52 +164,9 @@ static int stream(const char *name, const char *path) {
     }
 }
 
-static int serve(const char *port) {
-    static const char answer[] =
-        "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\nhello world\n";
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), on = 1, poller = epoll_create1(0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 4096) < 0) fail("listen");
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = listener}, events[256];
-    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
-    while (1) {
-        int count = epoll_wait(poller, events, 256, -1);
-        for (int i = 0; i < count; i++) {
-            if (events[i].data.fd == listener) {
-                int fd;
-                while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-                    event = (struct epoll_event){.events = EPOLLIN, .data.fd = fd};
-                    epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
-                }
-                continue;
-            }
-            char request[4096];
-            if (read(events[i].data.fd, request, sizeof request) > 0)
-                (void)!write(events[i].data.fd, answer, sizeof answer - 1);
-            close(events[i].data.fd);
-        }
-    }
-}
-
-static int hold(const char *host, const char *port, int wanted) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
-    inet_pton(AF_INET, host, &address.sin_addr);
-    for (int i = 0; i < wanted; i++) {
-        int fd = socket(AF_INET, SOCK_STREAM, 0);
-        if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) fail("connect");
-    }
-    puts("held");
-    fflush(stdout);
-    char end;
-    return (int)read(0, &end, 1);
-}
-
 int main(int count, char **words) {
     if (count == 5 && !strcmp(words[1], "records")) return records(words[2], words[3], words[4]);
     if (count == 4 && !strcmp(words[1], "stream")) return stream(words[2], words[3]);
-    if (count == 3 && !strcmp(words[1], "serve")) return serve(words[2]);
-    if (count == 5 && !strcmp(words[1], "hold")) return hold(words[2], words[3], atoi(words[4]));
-    fprintf(stderr, "usage: peer records|stream|serve|hold …\n");
+    fprintf(stderr, "usage: bridge records|stream …\n");
     return 2;
 }
