@@ -39,7 +39,7 @@ extension Gateway {
     func pump(_ flow: TCPFlow, _ now: Microseconds) {
         guard !flow.isRemoved else { return }
         if flow.phase == .open && flow.raw >= 0 {
-            writeToHost(flow)
+            writeToHost(flow, now)
             guard keepPieces(flow, now) else { return abandon(flow, now) }
             readFromHost(flow, now)
         }
@@ -47,7 +47,14 @@ extension Gateway {
         settle(flow, now)
     }
 
-    private func writeToHost(_ flow: TCPFlow) {
+    /// What the machine has said before it gave up, perhaps why, is the host's peer's to read.
+    func writeLastWords(of flow: TCPFlow, _ now: Microseconds) {
+        guard flow.phase == .open && flow.raw >= 0 else { return }
+        flow.hostIsWritable = true
+        writeToHost(flow, now)
+    }
+
+    private func writeToHost(_ flow: TCPFlow, _ now: Microseconds) {
         while flow.hostIsWritable && flow.bytesInPieces > 0 {
             let sent = unsafe withUnsafeTemporaryAllocation(of: iovec.self, capacity: 32) { vectors in
                 var count = 0
@@ -61,7 +68,7 @@ extension Gateway {
                 }
                 return unsafe clinux_send_vectors(flow.raw, vectors.baseAddress, count)
             }
-            guard account(sent, flow) else { return }
+            guard account(sent, flow, now) else { return }
             flow.bytesInPieces -= sent
             var left = sent
             while left > 0 {
@@ -84,7 +91,7 @@ extension Gateway {
                     iov_base: UnsafeMutableRawPointer(mutating: second.baseAddress), iov_len: second.count)
                 return unsafe clinux_send_vectors(flow.raw, vectors.baseAddress, second.count > 0 ? 2 : 1)
             }
-            guard account(sent, flow) else { return }
+            guard account(sent, flow, now) else { return }
             flow.toHost.drop(sent, keepsMemory: flow.endpoint.hasHoles)
         }
         if flow.machineHasFinished && !flow.hostIsFinished && flow.toHost.isEmpty && flow.bytesInPieces == 0 {
@@ -94,7 +101,7 @@ extension Gateway {
     }
 
     /// - Returns: whether bytes were sent.
-    private func account(_ sent: Int, _ flow: TCPFlow) -> Bool {
+    private func account(_ sent: Int, _ flow: TCPFlow, _ now: Microseconds) -> Bool {
         if sent > 0 {
             flow.endpoint.consume(sent)
             return true
@@ -102,20 +109,27 @@ extension Gateway {
         if sent < 0 && clinux_errno() == EAGAIN {
             flow.hostIsWritable = false
         } else if sent < 0 && clinux_errno() != EINTR {
-            breakOff(flow)
+            // What the peer had said before, such as why it wants no more, is there still.
+            flow.hostIsWritable = false
+            flow.hostIsReadable = true
+            readFromHost(flow, now, isBroken: true)
+            breakOff(flow, now)
         }
         return false
     }
 
-    /// The host's side is broken: so is the machine's.
-    private func breakOff(_ flow: TCPFlow) {
+    /// The host's side is broken: so is the machine's, once it has been sent what came before.
+    private func breakOff(_ flow: TCPFlow, _ now: Microseconds) {
+        emit(flow, now)
+        // The flow, and with it what has just been sent, may be gone before the link is flushed.
+        link.flush()
         flow.hostIsWritable = false
         flow.hostIsReadable = false
         flow.endpoint.abort()
         flow.resetSocket()
     }
 
-    private func readFromHost(_ flow: TCPFlow, _ now: Microseconds) {
+    private func readFromHost(_ flow: TCPFlow, _ now: Microseconds, isBroken: Bool = false) {
         var rounds = 0
         while flow.hostIsReadable && !flow.hostHasEnded && flow.endpoint.canWrite && flow.raw >= 0 {
             let limit = min(configuration.bufferLimit, flow.endpoint.sendTarget)
@@ -147,13 +161,15 @@ extension Gateway {
                 } else if got < flow.readSize / 8 {
                     flow.readSize = max(16 << 10, flow.readSize / 4)
                 }
+            } else if isBroken {
+                break
             } else if got == 0 {
                 flow.hostHasEnded = true
                 flow.endpoint.close()
             } else if clinux_errno() == EAGAIN {
                 flow.hostIsReadable = false
             } else if clinux_errno() != EINTR {
-                breakOff(flow)
+                breakOff(flow, now)
             }
         }
         flow.toMachine.trim()

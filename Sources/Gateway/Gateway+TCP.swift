@@ -208,6 +208,7 @@ extension Gateway {
         if signals.contains(.peerFinished) { flow.machineHasFinished = true }
         if !signals.isDisjoint(with: [.reset, .timedOut]) {
             if flow.phase == .dialing { counters.publishedRefused += 1 }
+            writeLastWords(of: flow, now)
             flow.resetSocket()
             abandon(flow, now)
             return false
