@@ -20,7 +20,8 @@ enum ForkLaunch {
                 "\(parent.name) is in the host's own network (\(host.text)): restore a snapshot of it instead")
         }
         if parent.configuration.network == nil, !network.arguments.isEmpty {
-            throw Failure("\(parent.name) is in no network, and a fork of it cannot be: restore a snapshot of it instead")
+            throw Failure(
+                "\(parent.name) is in no network, and a fork of it cannot be: restore a snapshot of it instead")
         }
         // Each new machine's lock, log and connection.
         raiseDescriptorLimit()

@@ -108,7 +108,7 @@ extension EndToEnd {
         }
 
         @Test func aCloneCanBePutIntoANetworkThatItsOriginalWasNotIn() throws {
-            defer { 
+            defer {
                 _ = try? stage.run(["rm", "-f", "apart", "met"])
                 _ = try? stage.run(["snapshot", "rm", "alone"])
             }
