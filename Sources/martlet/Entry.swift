@@ -5,7 +5,8 @@ internal import Glibc
 internal import Platform
 internal import Worker
 
-/// Where the command line begins: `run` and `exec` have docker's syntax, everything else is ArgumentParser's.
+/// Where the command line begins: `run` and `exec` have docker's syntax, everything else is ArgumentParser's, which for
+/// plain arguments of what somebody waits for is left out.
 @main
 enum Entry {
     /// When this command began, in nanoseconds on the monotonic clock.
@@ -29,6 +30,8 @@ enum Entry {
                 var command = try Martlet.parseAsRoot(
                     ["exec"] + syntax.options + (syntax.image.map { ["--", $0] } ?? []) + syntax.command)
                 try command.run()
+            } else if let options = CloneOptions(arguments) {
+                try options.run()
             } else {
                 var command = try Martlet.parseAsRoot(arguments)
                 try command.run()

@@ -183,15 +183,10 @@ struct Restore: ParsableCommand {
     var name: String
 
     func run() throws {
-        try there()
-        let manifest = try SnapshotLaunch.store().find(snapshot)
-        guard manifest.machine.name == container || manifest.machine.id.hasPrefix(container) else {
-            throw Failure("\(snapshot) is a snapshot of \(manifest.machine.name), not of \(container)")
-        }
-        let machine = try SnapshotLaunch.start(
-            manifest, name: name, network: network.choice, isDetached: true, removesItself: false,
-            memoryServer: memoryServer)
-        throw Failure(silentlyWith: try machine.awaitStart())
+        var options = CloneOptions(.restore, container, snapshot, name)
+        options.network = network.choice
+        options.memoryServer = memoryServer
+        try options.run()
     }
 }
 
@@ -209,14 +204,16 @@ struct Fork: ParsableCommand {
     var container: String
 
     func validate() throws {
-        guard (1...1000).contains(count) else { throw ValidationError("--count: 1 to 1000 can be made at a time") }
+        guard CloneOptions.counts.contains(count) else {
+            throw ValidationError("--count: 1 to 1000 can be made at a time")
+        }
     }
 
     func run() throws {
-        try there()
-        let name = try SnapshotLaunch.machines().find(container).name
-        let prefix = namePrefix ?? name
-        try ForkLaunch.fork(container, names: (1...count).map { "\(prefix)-\($0)" })
+        var options = CloneOptions(.fork, container)
+        options.count = count
+        options.namePrefix = namePrefix
+        try options.run()
     }
 }
 
@@ -233,7 +230,8 @@ struct Branch: ParsableCommand {
     var name: String
 
     func run() throws {
-        try there()
-        try ForkLaunch.fork(container, names: [name], network.choice)
+        var options = CloneOptions(.branch, container, name)
+        options.network = network.choice
+        try options.run()
     }
 }
