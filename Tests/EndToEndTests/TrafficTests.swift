@@ -44,6 +44,8 @@ extension EndToEnd {
                 $t down server 7000 4194304; $t up "$four" 7000 4194304
                 $t down "$six" 7000 1048576; $t up "$six" 7000 1048576
                 $t udp "$four" 7001 64 1400; $t udp "$six" 7001 8 20000
+                # As QUIC has them: what every path takes, and what its discovery of a path's MTU finds.
+                for size in 1200 1252 1350 1452; do $t udp "$four" 7001 32 $size; $t udp "$six" 7001 32 $size; done
                 $t calls "$four" 7000 100
                 echo done
                 """
@@ -65,6 +67,7 @@ extension EndToEnd {
                 """
                 t='\(path)'
                 $t down 127.0.0.1 \(tcp) 4194304 && $t up 127.0.0.1 \(tcp) 4194304 && $t udp 127.0.0.1 \(udp) 64 1400 &&
+                $t udp 127.0.0.1 \(udp) 32 1200 && $t udp 127.0.0.1 \(udp) 32 1350 && $t udp 127.0.0.1 \(udp) 32 1472 &&
                 $t calls 127.0.0.1 \(tcp) 100 && echo done
                 """)
             #expect(outside.text == "done\n", "\(outside)")
