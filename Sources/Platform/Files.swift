@@ -15,6 +15,14 @@ package enum Files {
         }
     }
 
+    /// The last bytes of a file, `limit` at the most.
+    package static func readEnd(_ path: String, limit: Int) throws(SystemError) -> [UInt8] {
+        let file = try Descriptor.open(path, .readOnly)
+        let start = off_t(clamping: try file.size()) - off_t(limit)
+        if start > 0, lseek(file.raw, start, SEEK_SET) != start { throw SystemError("lseek", path) }
+        return try file.readAll(limit: 2 * limit)
+    }
+
     /// Puts bytes at a path so that others see the old file or the new one, never a part of it.
     /// - Parameter durable: the bytes are on the disk before the name is.
     package static func writeAtomically(

@@ -429,6 +429,10 @@ struct netlink_address {
 long guest_vsock_connect(uint32_t context, uint32_t port) {
     int stream = socket(40 /* AF_VSOCK */, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (stream == -1) return -(long)errno;
+    // SO_VM_SOCKETS_CONNECT_TIMEOUT. The kernel's own, 2 s, can be over before the machine's host has been given a processor
+    // once; how long a machine may take is the host's to say.
+    struct timeval patience = {.tv_sec = 3600};
+    setsockopt(stream, 40, 6, &patience, sizeof patience);
     struct vsock_address address = {.family = 40, .port = port, .context = context};
     if (connect(stream, (struct sockaddr *)&address, sizeof address) == -1 && errno != EINPROGRESS) {
         long outcome = -(long)errno;
