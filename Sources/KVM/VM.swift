@@ -65,6 +65,28 @@ package struct VM: ~Copyable, Sendable {
         try control(descriptor, CLINUX_KVM_IOEVENTFD, "KVM_IOEVENTFD", with: &request)
     }
 
+    /// Undoes `connectInterrupt`: the counter's signals go nowhere.
+    package borrowing func disconnectInterrupt(_ counter: borrowing EventCounter, line: UInt32) throws(KVMError) {
+        var request = kvm_irqfd()
+        request.fd = UInt32(bitPattern: counter.descriptor.raw)
+        request.gsi = line
+        request.flags = 1  // KVM_IRQFD_FLAG_DEASSIGN
+        try control(descriptor, CLINUX_KVM_IRQFD, "KVM_IRQFD", with: &request)
+    }
+
+    /// Undoes `connectNotification`: such a write leaves the guest again.
+    package borrowing func disconnectNotification(
+        _ counter: borrowing EventCounter, address: UInt64, value: UInt32
+    ) throws(KVMError) {
+        var request = kvm_ioeventfd()
+        request.datamatch = UInt64(value)
+        request.addr = address
+        request.len = 4
+        request.fd = counter.descriptor.raw
+        request.flags = 1 | 4  // KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_DEASSIGN
+        try control(descriptor, CLINUX_KVM_IOEVENTFD, "KVM_IOEVENTFD", with: &request)
+    }
+
     /// A new vCPU, stopped, in its architecture's reset state.
     /// - Parameter index: its number, which becomes its APIC id on x86-64.
     package borrowing func createVCPU(index: Int) throws(KVMError) -> VCPU {

@@ -6,10 +6,11 @@ package import Platform
 internal import Synchronization
 internal import Virtio
 
-/// Devices that come while the machine runs, or stands still: they take spare slots.
+/// Devices that come and go while the machine runs, or stands still: they take spare slots, and leave them.
 ///
 /// The guest is told nothing by the device itself. Whoever asked for it tells a program in the guest, which has the
-/// driver look again: in Linux `echo LNRO0005:05 > /sys/bus/platform/drivers/virtio-mmio/bind` for slot 5.
+/// driver look again: in Linux `echo LNRO0005:05 > /sys/bus/platform/drivers/virtio-mmio/bind` for slot 5. Before a
+/// device goes, such a program has the driver let go of it, by `unbind` in the same place.
 extension Machine {
     /// Gives the guest one more disk.
     /// - Returns: the slot that it is in.
@@ -51,6 +52,28 @@ extension Machine {
         }
     }
 
+    /// Takes a network interface away from the guest, whose slot is a spare one from then on. A driver that still uses
+    /// it finds its queues unused and its registers empty.
+    package func detachInterface(_ name: String) throws(MachineError) {
+        try life.withLock { life throws(MachineError) in
+            guard life.phase != .finished, !hasEnded else { throw .state("the machine has ended") }
+            guard let window = devices.windows.first(where: { $0.identity == .interface(name) }),
+                let device = window.device
+            else {
+                throw .configuration(
+                    field: "network-interfaces", problem: "the machine has no network interface \(name)")
+            }
+            // The guest first, which then asks nothing of it any more; what is under way ends with the loop's part.
+            window.empty()
+            do throws(KVMError) { try Self.disconnect(device, window.slot, from: vm) } catch { throw .kvm(error) }
+            try onLoop(life) { () throws(SystemError) in device.detach() }
+            description.withLock { configuration in
+                configuration.networkInterfaces.removeAll { $0.identifier == name }
+                configuration.spareSlotCount += 1
+            }
+        }
+    }
+
     private func spareSlot(
         _ life: borrowing MachineLife, for kind: String, _ identifier: String, among present: [String]
     ) throws(MachineError) -> Int {
@@ -72,17 +95,7 @@ extension Machine {
     ) throws(MachineError) {
         let window = devices.windows[slot]
         let loop = loop
-        if life.phase == .running {
-            let outcome = Mutex<SystemError?>(nil)
-            try system("the device loop") { () throws(SystemError) in
-                try loop.performAndWait {
-                    do throws(SystemError) { try device.attach(to: loop) } catch { outcome.withLock { $0 = error } }
-                }
-            }
-            if let error = outcome.withLock({ $0 }) { throw .system("a virtio device", error) }
-        } else {
-            try system("a virtio device") { () throws(SystemError) in try device.attach(to: loop) }
-        }
+        try onLoop(life) { () throws(SystemError) in try device.attach(to: loop) }
         do throws(KVMError) { try Self.connect(device, window.slot, to: vm) } catch { throw .kvm(error) }
         window.fill(device, identity)
     }

@@ -55,7 +55,7 @@ extension Machine {
     }
 
     /// Does something to a device where nothing else touches it: on the loop's thread, or while that stands still.
-    private func onLoop(
+    func onLoop(
         _ life: borrowing MachineLife, _ body: @escaping @Sendable () throws(SystemError) -> Void
     ) throws(MachineError) {
         let loop = loop
@@ -76,7 +76,7 @@ extension Machine {
             window.device.map { device in
                 switch device {
                 case let block as BlockDevice: "drive \(block.name)"
-                case is NetDevice: "network interface"
+                case is NetDevice: "network interface \(window.identity?.name ?? "")"
                 case is VsockDevice: "vsock"
                 case is EntropyDevice: "entropy"
                 default: "device"

@@ -175,6 +175,16 @@ package final class Machine: @unchecked Sendable {
         }
     }
 
+    static func disconnect(
+        _ device: VirtioMMIODevice, _ slot: DeviceSlot, from vm: borrowing VM
+    ) throws(KVMError) {
+        try vm.disconnectInterrupt(device.interrupt, line: slot.interrupt)
+        for (queue, notifier) in device.notifiers.enumerated() {
+            try vm.disconnectNotification(
+                notifier.event, address: slot.address + VirtioMMIODevice.notifyOffset, value: UInt32(queue))
+        }
+    }
+
     /// The file that the memory is a private mapping of.
     var memoryBase: MemoryBase? { if case .file(let base) = memorySource { base } else { nil } }
     /// The server that hands it over.

@@ -233,6 +233,8 @@ final class Conductor: @unchecked Sendable {
                 try opened.hold(interface)
                 let tap = opened.byInterface[interface.identifier]
                 try onMachine { machine throws(MachineError) in _ = try machine.attach(interface, tap: tap) }
+            case .detachInterface(let id):
+                try onMachine { machine throws(MachineError) in try machine.detachInterface(id) }
             case .introspect: return .answer(introspection().encoded())
             }
             return .done

@@ -61,6 +61,7 @@ import Wire
             .setInterface(NetworkInterface(identifier: "e", peer: .descriptor(5)))
         ),
         (.delete, "/drives/a", nil, .remove(id: "a")),
+        (.delete, "/network-interfaces/e", nil, .removeInterface(id: "e")),
         (
             .put, "/snapshot/create", #"{"snapshot_path":"s","mem_file_path":"m","snapshot_type":"Diff"}"#,
             .createSnapshot(SnapshotCreation(kind: .diff, statePath: "s", memoryPath: "m"))

@@ -121,7 +121,7 @@ extension HTTPResponse {
     static let onlyAfter: [APIRequest] = [
         .pause, .resume, .flushMetrics, .sendCtrlAltDel, .updateDrive(id: "d", path: nil, limit: nil),
         .updateInterface(id: "e", receive: nil, transmit: RateLimit()),
-        .remove(id: "d"), .createSnapshot(SnapshotCreation(statePath: "s", memoryPath: "m")),
+        .remove(id: "d"), .removeInterface(id: "e"), .createSnapshot(SnapshotCreation(statePath: "s", memoryPath: "m")),
     ]
 
     @Test func requestsBelongToAPhase() {
@@ -278,6 +278,25 @@ extension HTTPResponse {
         #expect(try player.send(.put, "/drives/e", #"{"drive_id":"e""# + more).status == .noContent)
         let fault = try player.send(.put, "/drives/f", #"{"drive_id":"f""# + more).fault
         #expect(fault?.hasPrefix(Self.after) == true && fault?.contains("PCI is not enabled") == true)
+    }
+
+    @Test func anInterfaceThatGoesLeavesItsSlot() throws {
+        var player = Player()
+        player.state.didStart(Player.saved)
+        let spare = player.state.configuration.spareSlotCount
+        #expect(spare > 0)
+        let more = #","host_dev_name":"tap9"}"#
+        #expect(try player.send(.delete, "/network-interfaces/e9").fault?.contains("Device not found") == true)
+        for _ in 0...spare {
+            #expect(try player.send(.put, "/network-interfaces/e9", #"{"iface_id":"e9""# + more).status == .noContent)
+            #expect(player.state.configuration.spareSlotCount == spare - 1)
+            #expect(try player.send(.delete, "/network-interfaces/e9").status == .noContent)
+            #expect(player.effects.last == .detachInterface("e9"))
+            #expect(player.state.configuration.spareSlotCount == spare)
+            #expect(!player.state.configuration.networkInterfaces.contains { $0.identifier == "e9" })
+        }
+        // A drive has no such way.
+        #expect(try player.send(.delete, "/drives/d").fault == "PCI is not enabled")
     }
 
     @Test func whatComesLaterIsRefusedByItsPhase() throws {

@@ -6,14 +6,13 @@ internal import Virtio
 /// A virtio-mmio window of the guest's, with a device behind it, or a spare one that a device may get later.
 ///
 /// A spare one has magic number, version and vendor, and the device number 0, which tells drivers to leave it alone
-/// (virtio 1.2 §4.2.2.2, §4.2.3.1.1). A device that is there stays there.
+/// (virtio 1.2 §4.2.2.2, §4.2.3.1.1). So has one whose device was taken away.
 ///
-/// `@unchecked Sendable`: the device is written once, before `isFilled`, and read after it.
-final class DeviceWindow: @unchecked Sendable {
+/// Its lock is held to look up the device, not while that does what it is asked. Notifications of queues do not come
+/// this way.
+final class DeviceWindow: Sendable {
     let slot: DeviceSlot
-    private var content: VirtioMMIODevice?
-    private var contentIdentity: DeviceIdentity?
-    private let isFilled = Atomic(false)
+    private let content = Mutex<(device: VirtioMMIODevice, identity: DeviceIdentity)?>(nil)
 
     /// A spare one.
     init(_ slot: DeviceSlot) {
@@ -21,21 +20,22 @@ final class DeviceWindow: @unchecked Sendable {
     }
 
     /// The device behind it. For any thread.
-    var device: VirtioMMIODevice? {
-        isFilled.load(ordering: .acquiring) ? content : nil
-    }
+    var device: VirtioMMIODevice? { content.withLock { $0?.device } }
 
     /// The name of that device.
-    var identity: DeviceIdentity? {
-        isFilled.load(ordering: .acquiring) ? contentIdentity : nil
-    }
+    var identity: DeviceIdentity? { content.withLock { $0?.identity } }
 
     /// Puts a device behind a spare window. One caller at a time.
     func fill(_ device: VirtioMMIODevice, _ identity: DeviceIdentity) {
-        precondition(content == nil, "a window has one device")
-        content = device
-        contentIdentity = identity
-        isFilled.store(true, ordering: .releasing)
+        content.withLock { content in
+            precondition(content == nil, "a window has one device")
+            content = (device, identity)
+        }
+    }
+
+    /// Takes the device away; the window is a spare one again.
+    func empty() {
+        content.withLock { $0 = nil }
     }
 
     func read(offset: UInt64, into bytes: UnsafeMutableRawBufferPointer) {

@@ -79,7 +79,10 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     final private(set) var isResuming = false
     private var resumedInterrupts: UInt32 = 0
     private var notifierRegistrations: [EventRegistration] = []
+    private var throttleRegistrations: [EventRegistration] = []
     private(set) final var attachedLoop: DeviceLoop?
+    /// It was taken out of the machine: it does nothing any more.
+    final private(set) var isDetached = false
 
     /// - Parameters:
     ///   - features: those of the kind of device; VERSION_1 and those of the queues are added.
@@ -121,6 +124,10 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     /// The device was put into a loop, which is not running yet or is the calling thread's.
     func attached(to loop: DeviceLoop) throws(SystemError) {}
 
+    /// The device is taken out of its loop: nothing of its own is watched any more. Called on the loop's thread, or while
+    /// that stands still, after `deactivate`.
+    func detached() {}
+
     /// Ends all use of guest memory and queues before it returns. Called on the loop's thread.
     func deactivate() {}
 
@@ -146,8 +153,22 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
 
     private func watchThrottle(_ index: Int) throws(SystemError) {
         guard let descriptor = throttles[index].descriptor else { return }
-        _ = try attachedLoop?.register(
+        if let registration = try attachedLoop?.register(
             descriptor, .readable, self, token: Self.firstThrottleToken + UInt32(index))
+        {
+            throttleRegistrations.append(registration)
+        }
+    }
+
+    /// Takes the device out of its loop, for good: guest memory and its own descriptors are left alone from now on. On
+    /// the loop's thread, or while that stands still.
+    package final func detach() {
+        guard !isDetached else { return }
+        isDetached = true
+        halt()
+        for registration in throttleRegistrations { attachedLoop?.deregister(registration) }
+        throttleRegistrations.removeAll()
+        detached()
     }
 
     /// Changes a limit. On the loop's thread, or while that stands still.
@@ -158,7 +179,7 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     }
 
     private func start() {
-        guard !isRunning, let loop = attachedLoop else { return }
+        guard !isRunning, !isDetached, let loop = attachedLoop else { return }
         let transport = registers.withLock { $0 }
         guard transport.isActive else { return }
         do {

@@ -26,6 +26,8 @@ package enum APIEffect: Equatable, Sendable {
     case updateInterface(id: String, receive: RateLimitUpdate?, transmit: RateLimitUpdate?)
     case attachDrive(Drive)
     case attachInterface(NetworkInterface)
+    /// Take an interface away from the running machine, by its name.
+    case detachInterface(String)
     case introspect
 }
 

@@ -202,6 +202,11 @@ package struct APIState: Equatable, Sendable {
             return .perform(.attachInterface(interface))
         case .remove:
             return refuse("PCI is not enabled")
+        case .removeInterface(let id):
+            guard configuration.networkInterfaces.contains(where: { $0.identifier == id }) else {
+                return refuse("Network config error: Device not found: \(id)")
+            }
+            return .perform(.detachInterface(id))
         default:
             return refuse(Self.onlyBefore)
         }
@@ -276,6 +281,9 @@ package struct APIState: Equatable, Sendable {
         case .attachDrive(let drive):
             configuration.drives.append(drive)
             configuration.spareSlotCount -= 1
+        case .detachInterface(let id):
+            configuration.networkInterfaces.removeAll { $0.identifier == id }
+            configuration.spareSlotCount += 1
         case .createSnapshot, .fork, .recordWorkingSet, .sendCtrlAltDel, .flushMetrics, .introspect: break
         }
         guard case .answer(let body) = outcome else { return HTTPResponse(.noContent) }
@@ -289,6 +297,7 @@ package struct APIState: Equatable, Sendable {
             fault("Drive config error: Unable to create the virtio block device: \(problem)")
         case .checkInterface, .attachInterface:
             fault("Network config error: Could not create the network device: \(problem)")
+        case .detachInterface: fault("Network config error: \(problem)")
         case .checkVsock: fault("Vsock config error: Cannot create backend for vsock device: \(problem)")
         case .openLog: fault("Logger error: Failed to open target file: \(problem)")
         case .openMetrics:

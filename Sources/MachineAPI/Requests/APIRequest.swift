@@ -19,7 +19,9 @@ package enum APIRequest: Equatable, Sendable {
     case setMetrics(MetricsSettings)
     case updateDrive(id: String, path: String?, limit: RateLimitUpdate?)
     case updateInterface(id: String, receive: RateLimitUpdate?, transmit: RateLimitUpdate?)
+    /// Take a device away that needs a PCI bus for that.
     case remove(id: String)
+    case removeInterface(id: String)
     case start
     case sendCtrlAltDel
     case flushMetrics

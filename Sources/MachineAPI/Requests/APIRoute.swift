@@ -91,7 +91,9 @@ package struct APIRoute: Sendable {
                 id: identifier, receive: RateLimitUpdate(body["rx_rate_limiter"]),
                 transmit: RateLimitUpdate(body["tx_rate_limiter"]))
         },
-        APIRoute(.delete, "network-interfaces", .identifier("iface_id")) { _, identifier in .remove(id: identifier) },
+        APIRoute(.delete, "network-interfaces", .identifier("iface_id")) { _, identifier in
+            .removeInterface(id: identifier)
+        },
         APIRoute(.put, "vsock", .none, .vsock, figure: "vsock") { body, _ throws(RequestFault) in
             .setVsock(try Vsock(body))
         },

@@ -119,6 +119,15 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
         if let link { try watch(link, loop) } else { connect() }
     }
 
+    override func detached() {
+        if let registration { attachedLoop?.deregister(registration) }
+        attachedLoop?.setTimer(self, token: 0, afterMilliseconds: nil)
+        registration = nil
+        // The network sees its end.
+        link = nil
+        received.removeAll()
+    }
+
     private func watch(_ link: NetLink, _ loop: DeviceLoop) throws(SystemError) {
         registration = try loop.register(link.raw, Self.interest, self, token: Self.firstOwnToken)
         self.link = link
