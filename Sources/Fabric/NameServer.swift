@@ -24,10 +24,12 @@ package enum NameServer {
 
     /// - Parameters:
     ///   - message: the query.
+    ///   - elsewhere: what other name servers the machine has that asks; nil where this is its only one.
     ///   - turn: counts the questions: machines that share an alias are told in another order each time.
     ///   - overTCP: an answer has up to 65,535 bytes; over UDP as many as the client takes.
     package static func answer(
-        _ message: RawSpan, network: Int, table: EndpointTable, turn: Int = 0, overTCP: Bool,
+        _ message: RawSpan, network: Int, table: EndpointTable, elsewhere: NamesElsewhere? = nil, turn: Int = 0,
+        overTCP: Bool,
         to bytes: inout MutableRawSpan, at offset: Int
     ) -> NameOutcome {
         guard let query = DNSView(message), !query.isResponse, network < table.networks.count else { return .ignored }
@@ -48,8 +50,12 @@ package enum NameServer {
         // Zone transfers are for nobody.
         guard question.type != 251, question.type != 252 else { return refuse(DNSCode.refused, &bytes) }
 
-        let found = resolve(question, network, table, turn)
-        if case .elsewhere = found { return .forward }
+        let found = resolve(question, network, table, elsewhere, turn)
+        switch found {
+        case .elsewhere: return .forward
+        case .anotherServer: return refuse(DNSCode.refused, &bytes)
+        default: break
+        }
         var builder = DNSBuilder(
             identifier: query.identifier,
             flags: DNSBuilder.answerFlags(
@@ -73,7 +79,7 @@ package enum NameServer {
                     question.name, type: DNSType.ptr, pointingTo: target, timeToLive: timeToLive, to: &bytes)
                 isEmpty = false
             }
-        case .nothing, .missing, .elsewhere: break
+        case .nothing, .missing, .elsewhere, .anotherServer: break
         }
         if isEmpty {
             builder.authority(
@@ -106,17 +112,21 @@ package enum NameServer {
         case nothing
         case missing
         case elsewhere
+        /// The machine that asks has another server for this.
+        case anotherServer
 
         var isMissing: Bool { if case .missing = self { true } else { false } }
     }
 
     private static func resolve(
-        _ question: DNSQuestion, _ network: Int, _ table: EndpointTable, _ turn: Int
+        _ question: DNSQuestion, _ network: Int, _ table: EndpointTable, _ elsewhere: NamesElsewhere?, _ turn: Int
     ) -> Found {
         let name = question.name
         let link = table.networks[network]
         let domain = link.domain
         if let found = machine(name, network, table, turn) { return found }
+        let isOwn = name == domain || name.isWithin(domain)
+        if let elsewhere, elsewhere.depth(of: name) > (isOwn ? domain.labelCount : 0) { return .anotherServer }
         if name == domain { return .nothing }
         if name.isWithin(domain) {
             let own = name.labelCount - domain.labelCount
@@ -124,7 +134,11 @@ package enum NameServer {
             return machine(inner, network, table, turn) ?? .missing
         }
         if let special = special(name) { return special }
-        if name.isWithin(ipv4Reverse) || name.isWithin(ipv6Reverse) { return reverse(name, network, table) }
+        if name.isWithin(ipv4Reverse) || name.isWithin(ipv6Reverse) {
+            if let found = reverse(name, network, table) { return found }
+            if let elsewhere, let address = name.reversedAddress, elsewhere.contains(address) { return .anotherServer }
+        }
+        if let elsewhere, !elsewhere.hasLastWord { return .anotherServer }
         if name.labelCount <= 1, !name.isRoot { return .missing }
         return link.isInternal ? .missing : .elsewhere
     }
@@ -156,21 +170,22 @@ package enum NameServer {
         return nil
     }
 
-    private static func reverse(_ name: DNSName, _ network: Int, _ table: EndpointTable) -> Found {
+    /// The name of an address; nil for one that is none of the network's.
+    private static func reverse(_ name: DNSName, _ network: Int, _ table: EndpointTable) -> Found? {
         let link = table.networks[network]
-        guard let address = name.reversedAddress else { return link.isInternal ? .missing : .elsewhere }
+        guard let address = name.reversedAddress else { return nil }
         let index: Int?
         switch address {
         case .v4(let address):
             if address == link.gateway { return .name(gatewayName.appending(link.domain) ?? gatewayName) }
             guard link.subnet?.contains(address) ?? false || address.isLinkLocal || address.isLoopback else {
-                return link.isInternal ? .missing : .elsewhere
+                return nil
             }
             index = table.endpoint(address, in: network)
         case .v6(let address):
             if address == link.gateway6 { return .name(gatewayName.appending(link.domain) ?? gatewayName) }
             guard link.prefix?.contains(address) ?? false || address.isLinkLocal || address.isLoopback else {
-                return link.isInternal ? .missing : .elsewhere
+                return nil
             }
             index = table.endpoint(address, in: network)
         }

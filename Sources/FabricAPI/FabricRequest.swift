@@ -13,6 +13,8 @@ package enum FabricRequest: Equatable, Sendable {
     case publish(id: String, [PublishedPorts])
     /// Replaces the egress rules of an endpoint.
     case setEgress(id: String, [EgressRule], isAudited: Bool)
+    /// Says in which other networks an endpoint's machine is; nil for none.
+    case setOthers(id: String, OtherNetworks?)
     /// Replaces the egress rules that hold for every endpoint of the network, beside its own.
     case setPolicy([EgressRule], isAudited: Bool)
     /// Said first on a machine's own connection to its gateway (`FabricRequest.insidePort`): it is who was attached with
@@ -50,6 +52,8 @@ package enum FabricRequest: Equatable, Sendable {
         package var hasHostAccess = false
         /// It may publish ports of its own by this, 32 to 128 letters and digits; nil where it may not.
         package var token: String?
+        /// The other networks in which it is; nil for none.
+        package var others: OtherNetworks?
 
         package static let listLimit = 256
 
@@ -79,6 +83,10 @@ package enum FabricRequest: Equatable, Sendable {
             object["id"] = .string(id)
             object["egress"] = .array(rules.map(\.json))
             object["egressAudit"] = .bool(isAudited)
+        case .setOthers(let id, let others):
+            object["do"] = "set-others"
+            object["id"] = .string(id)
+            object["others"] = others?.json
         case .setPolicy(let rules, let isAudited):
             object["do"] = "set-policy"
             object["egress"] = .array(rules.map(\.json))
@@ -111,6 +119,9 @@ package enum FabricRequest: Equatable, Sendable {
             self = .setEgress(
                 id: try view.identifier(), try view.required("egress").egress(),
                 isAudited: try view.optional("egressAudit")?.bool() ?? false)
+        case "set-others":
+            try view.requireMembers(among: ["do", "id", "others"])
+            self = .setOthers(id: try view.identifier(), try view.others())
         case "set-policy":
             try view.requireMembers(among: ["do", "egress", "egressAudit"])
             self = .setPolicy(
@@ -129,8 +140,8 @@ package enum FabricRequest: Equatable, Sendable {
             self = .capture(id: try view.optional("id") == nil ? nil : try view.identifier())
         case let other:
             throw verb.mismatch(
-                "\"\(other)\" is none of attach, detach, publish, set-egress, set-policy, inspect, capture, present, end"
-            )
+                "\"\(other)\" is none of attach, detach, publish, set-egress, set-others, set-policy, inspect, capture, "
+                    + "present, end")
         }
     }
 }
@@ -148,12 +159,13 @@ extension FabricRequest.Attachment {
         if isEgressAudited { object["egressAudit"] = true }
         if hasHostAccess { object["hostAccess"] = true }
         object["token"] = token.map { .string($0) }
+        object["others"] = others?.json
     }
 
     fileprivate init(_ view: JSONView) throws(JSONMismatch) {
         try view.requireMembers(among: [
             "do", "id", "name", "aliases", "mac", "address", "address6", "published", "egress", "egressAudit",
-            "hostAccess", "token",
+            "hostAccess", "token", "others",
         ])
         self.init(id: try view.identifier(), name: try view.required("name").hostName())
         if let field = try view.optional("aliases") {
@@ -173,10 +185,16 @@ extension FabricRequest.Attachment {
         isEgressAudited = try view.optional("egressAudit")?.bool() ?? false
         hasHostAccess = try view.optional("hostAccess")?.bool() ?? false
         if let field = try view.optional("token") { token = try field.token() }
+        others = try view.others()
     }
 }
 
 extension JSONView {
+    fileprivate func others() throws(JSONMismatch) -> OtherNetworks? {
+        guard let field = try optional("others") else { return nil }
+        return try OtherNetworks(field)
+    }
+
     /// What a machine shows to be let publish: 32 to 128 letters and digits.
     fileprivate func token() throws(JSONMismatch) -> String {
         let text = try string()

@@ -87,6 +87,10 @@ extension FabricService {
             port.egress = EgressPolicy.Rules(rules, auditsOnly: isAudited)
             applyRules(to: port)
             return .done
+        case .setOthers(let id, let others):
+            guard let port = own(id, client) else { return FabricService.unknown(id) }
+            port.elsewhere = others.map(NamesElsewhere.init)
+            return .done
         case .setPolicy(let rules, let isAudited):
             definition.egress = rules
             definition.isEgressAudited = isAudited
@@ -143,6 +147,7 @@ extension FabricService {
             port.egress = EgressPolicy.Rules(attachment.egress, auditsOnly: attachment.isEgressAudited)
             port.hasHostAccess = attachment.hasHostAccess
             port.token = attachment.token
+            port.elsewhere = attachment.others.map(NamesElsewhere.init)
             addToGateway(endpoint, port)
             if case .refused(let refusal, let reason) = publish(attachment.published, port) {
                 client.attached.removeLast()

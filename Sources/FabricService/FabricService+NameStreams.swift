@@ -106,8 +106,8 @@ extension FabricService {
             let question = message.span
             names.turn &+= 1
             outcome = NameServer.answer(
-                unsafe question.bytes, network: 0, table: state.table, turn: names.turn, overTCP: true, to: &bytes,
-                at: 0)
+                unsafe question.bytes, network: 0, table: state.table, elsewhere: elsewhere(stream.endpoint),
+                turn: names.turn, overTCP: true, to: &bytes, at: 0)
         }
         switch outcome {
         case .answered(let length): stream.write(Array(output[..<length]))
@@ -130,6 +130,10 @@ extension FabricService {
             let client = NameClient(endpoint: stream.endpoint, way: .stream(number))
             perform(names.ask(message, from: client, now: monotonicNanoseconds()))
         }
+    }
+
+    private func elsewhere(_ endpoint: EndpointID) -> NamesElsewhere? {
+        router.port(of: endpoint).flatMap { ports[$0.index]?.elsewhere }
     }
 
     /// An answer from upstream.

@@ -15,8 +15,8 @@ extension FabricService {
         let place = DatagramReply.payloadOffset(isIPv6: query.isIPv6)
         names.turn &+= 1
         switch NameServer.answer(
-            unsafe message.bytes, network: query.network, table: state.table, turn: names.turn, overTCP: false,
-            to: &reply, at: place)
+            unsafe message.bytes, network: query.network, table: state.table, elsewhere: port.elsewhere,
+            turn: names.turn, overTCP: false, to: &reply, at: place)
         {
         case .answered(let length): sendAnswer(length, isIPv6: query.isIPv6, port: query.clientPort, to: port)
         case .ignored: router.countDrop(.notForUs, at: port.id)

@@ -4,6 +4,7 @@ internal import CLinux
 internal import Fabric
 internal import FabricAPI
 internal import Gateway
+internal import Packet
 internal import Platform
 
 /// One machine's network socket, and what waits for it.
@@ -23,6 +24,8 @@ final class MachinePort {
     /// What was asked for outside of the network.
     var egress = EgressPolicy.Rules()
     var hasHostAccess = false
+    /// What it asks other networks' name servers for; nil where it is in no other network.
+    var elsewhere: NamesElsewhere?
     /// By which it may publish ports of its own.
     var token: String?
     var published: [PublishedPorts] = []
@@ -58,6 +61,16 @@ final class MachinePort {
         let count = leaving.count + queue.removeAll()
         leaving = []
         return count
+    }
+}
+
+extension NamesElsewhere {
+    init(_ others: OtherNetworks) {
+        self.init()
+        domains = others.networks.compactMap { DNSName($0.name) }
+        subnets = others.networks.compactMap(\.subnet)
+        prefixes = others.networks.compactMap(\.subnet6)
+        hasLastWord = others.hasLastWord
     }
 }
 

@@ -116,6 +116,11 @@ import Wire
         attachment.isEgressAudited = true
         attachment.hasHostAccess = true
         attachment.token = String(repeating: "a1", count: 16)
+        attachment.others = OtherNetworks(
+            [
+                OtherNetworks.Network(name: "back.end", subnet: IPv4Prefix("10.1.0.0/16"), subnet6: nil),
+                OtherNetworks.Network(name: "six", subnet: nil, subnet6: IPv6Prefix("fd00:6::/64")),
+            ], hasLastWord: true)
         return attachment
     }
 
@@ -123,7 +128,8 @@ import Wire
         [
             .attach(attachment), .attach(FabricRequest.Attachment(id: "1", name: "a")), .detach(id: "1"),
             .publish(id: "1", attachment.published), .setEgress(id: "1", attachment.egress, isAudited: false),
-            .inspect, .capture(id: nil), .capture(id: "1"), .setPolicy(attachment.egress, isAudited: true),
+            .setOthers(id: "1", attachment.others), .setOthers(id: "1", nil), .inspect, .capture(id: nil),
+            .capture(id: "1"), .setPolicy(attachment.egress, isAudited: true),
             .present(token: String(repeating: "Z", count: 128)), .end,
         ]
     }

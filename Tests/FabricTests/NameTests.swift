@@ -43,13 +43,14 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
 
 @Suite struct Names {
     private func ask(
-        _ bench: Bench, _ message: [UInt8], overTCP: Bool = false, turn: Int = 0
+        _ bench: Bench, _ message: [UInt8], elsewhere: NamesElsewhere? = nil, overTCP: Bool = false, turn: Int = 0
     ) -> (NameOutcome, [UInt8]) {
         var outcome = NameOutcome.ignored
         let bytes = built(65_535) { output in
             reading(message) {
                 outcome = NameServer.answer(
-                    $0, network: 0, table: bench.state.table, turn: turn, overTCP: overTCP, to: &output, at: 0)
+                    $0, network: 0, table: bench.state.table, elsewhere: elsewhere, turn: turn, overTCP: overTCP,
+                    to: &output, at: 0)
             }
         }
         guard case .answered(let length) = outcome else { return (outcome, []) }
@@ -81,6 +82,39 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
         #expect(ask(bench, query("a.red")).0 == .forward)
         #expect(ask(bench, query("8.8.8.8.in-addr.arpa", DNSType.ptr)).0 == .forward)
         #expect(ask(bench, query(".")).0 == .forward)
+    }
+
+    /// The machine that asks is in red and in green.blue too: what is theirs is not answered for here, and what is
+    /// nobody's by the server that has the last word alone. A name that another network has never goes upstream.
+    @Test(arguments: [true, false]) func namesOfAMachineInSeveralNetworks(hasLastWord: Bool) throws {
+        let bench = try Bench()
+        var elsewhere = NamesElsewhere()
+        elsewhere.domains = ["red", "green.blue"].compactMap { DNSName($0) }
+        elsewhere.subnets = [IPv4Prefix(IPv4Address(10, 77, 0, 0), length: 16)]
+        elsewhere.prefixes = [try #require(IPv6Prefix("fd00:77::/64"))]
+        elsewhere.hasLastWord = hasLastWord
+        // The code of an answer; nil where the question goes on to the host's servers.
+        let last: UInt8 = hasLastWord ? 3 : 5
+        let cases: [(String, UInt16, UInt8?, [String])] = [
+            ("b", DNSType.a, 0, ["\(bench.b.v4)"]), ("b.blue", DNSType.a, 0, ["\(bench.b.v4)"]),
+            ("nobody.blue", DNSType.a, 3, []), ("gateway.blue", DNSType.a, 0, ["10.0.0.1"]),
+            ("b.red", DNSType.a, 5, []), ("red", DNSType.a, 5, []), ("b.GREEN.blue", DNSType.aaaa, 5, []),
+            ("nobody", DNSType.a, last, []), ("example.com", DNSType.a, hasLastWord ? nil : 5, []),
+            ("localhost", DNSType.a, 0, ["127.0.0.1"]), ("printer.local", DNSType.a, 3, []),
+            ("3.0.0.10.in-addr.arpa", DNSType.ptr, 0, ["b.blue"]), ("99.0.0.10.in-addr.arpa", DNSType.ptr, 3, []),
+            ("9.0.77.10.in-addr.arpa", DNSType.ptr, 5, []),
+            (DNSName(reverse: .v6(try #require(IPv6Address("fd00:77::5")))).text, DNSType.ptr, 5, []),
+            ("8.8.8.8.in-addr.arpa", DNSType.ptr, hasLastWord ? nil : 5, []),
+        ]
+        for (name, type, code, data) in cases {
+            let (outcome, answer) = ask(bench, query(name, type), elsewhere: elsewhere)
+            guard let code else {
+                #expect(outcome == .forward, "\(name)")
+                continue
+            }
+            let found = try #require(read(answer), "\(name)")
+            #expect(found.code == code && found.data == data, "\(name): \(found)")
+        }
     }
 
     /// All that share an alias are told, another one first each time.
