@@ -64,6 +64,16 @@ package enum FrameKind: UInt16, Sendable {
     case fork = 28
     /// Supervisor to client: it is forked, or why not.
     case forked = 29
+    /// Client to supervisor: connect the running machine to one more network.
+    case connect = 30
+    /// Client to supervisor: take it out of a network.
+    case disconnect = 31
+    /// Supervisor to client: it is, or why not.
+    case networksChanged = 32
+    /// Host to guest: network interfaces come and go, and what depends on them changes.
+    case arrange = 33
+    /// Guest to host: it is so, or why not.
+    case arranged = 34
 }
 
 /// The streams of a session, in the header's field of that name.
@@ -81,8 +91,8 @@ package struct FrameHeader: Equatable, Sendable {
     package static let byteCount = 24
     /// The longest payload in bytes; a longer one ends the connection.
     package static let payloadLimit = 65_536
-    /// The longest payload of `configure`, `identify` and `request`, which carry whole files or a whole environment, and of
-    /// `fork` and `forked`.
+    /// The longest payload of `configure`, `identify`, `arrange` and `request`, which carry whole files or a whole
+    /// environment, and of `fork` and `forked`.
     package static let requestPayloadLimit = 1_048_576
 
     /// The raw kind: an unknown one is skipped with its payload.
@@ -119,7 +129,7 @@ package struct FrameHeader: Equatable, Sendable {
     var isWithinLimits: Bool {
         let isLarge: Bool
         switch FrameKind(rawValue: kind) {
-        case .request, .configure, .identify, .fork, .forked: isLarge = true
+        case .request, .configure, .identify, .arrange, .fork, .forked: isLarge = true
         default: isLarge = false
         }
         return payloadLength <= UInt32(isLarge ? FrameHeader.requestPayloadLimit : FrameHeader.payloadLimit)

@@ -100,9 +100,12 @@ package struct ClientSession: Sendable {
             guard frame.stream == .input else { throw .violation("credit for a stream that it sends itself") }
             input.extend(to: frame.header.offset)
             return .inputExtended
-        case .hello, .configured, .identified, .frozen, .thawed, .running, .saved, .forked, .activity, .failure:
+        case .hello, .configured, .identified, .frozen, .thawed, .running, .saved, .forked, .networksChanged, .arranged,
+            .activity, .failure:
             return .nothing
-        case .identify, .freeze, .thaw, .save, .fork, .configure, .request, .go, .signal, .hangUp, .shutDown, .stop:
+        case .identify, .freeze, .thaw, .save, .fork, .connect, .disconnect, .arrange, .configure, .request, .go,
+            .signal,
+            .hangUp, .shutDown, .stop:
             throw .violation("a frame of kind \(frame.header.kind), which only clients send")
         }
     }

@@ -63,6 +63,34 @@ import Wire
         }
     }
 
+    @Test func arrangementsSurviveTheirBytes() {
+        var generator = SeededGenerator(9)
+        for _ in 0..<200 {
+            var arrangement = Arrangement()
+            for _ in 0..<generator.number(0...2) { arrangement.added.append(Self.interface(&generator)) }
+            for _ in 0..<generator.number(0...2) { arrangement.removed.append(Self.interface(&generator)) }
+            for _ in 0..<generator.number(0...2) { arrangement.leading.append(Self.interface(&generator)) }
+            for _ in 0..<generator.number(0...2) { arrangement.yielding.append(Self.interface(&generator)) }
+            arrangement.hosts = generator.bytes(0...500)
+            arrangement.resolvConf = generator.bytes(0...500)
+            let payload = arrangement.payload
+            #expect(Arrangement(payload) == arrangement)
+            // Whatever becomes of the bytes, they are read within their bounds and to the same meaning again.
+            var spoiled = payload
+            if !spoiled.isEmpty { spoiled[generator.number(0...spoiled.count - 1)] = UInt8(generator.number(0...255)) }
+            if let read = Arrangement(spoiled) { #expect(Arrangement(read.payload) == read) }
+            if let read = Arrangement(Array(payload.prefix(generator.number(0...payload.count)))) {
+                #expect(Arrangement(read.payload) == read)
+            }
+        }
+        var many = Arrangement()
+        for _ in 0...Identity.interfaceLimit { many.leading.append(Self.interface(&generator)) }
+        #expect(Arrangement(many.payload) == nil)
+        let order = DisconnectOrder(network: Array("back".utf8), isForced: true)
+        #expect(DisconnectOrder(order.payload) == order && DisconnectOrder([]) == nil)
+        #expect(ConnectOrder(ConnectOrder(wish: [1, 2]).payload)?.wish == [1, 2] && ConnectOrder([]) == nil)
+    }
+
     private static func request(_ generator: inout SeededGenerator) -> ProcessRequest {
         var request = ProcessRequest()
         for _ in 0..<generator.number(1...10) { request.arguments.append(generator.bytes(0...30)) }

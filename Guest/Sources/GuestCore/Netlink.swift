@@ -65,6 +65,15 @@ package struct NetlinkBatch {
         finish(start)
     }
 
+    /// Removes one default route of an interface's; the kernel says that there is no such process where there is none.
+    package mutating func removeDefaultRoute(isIPv6: Bool, interface index: UInt32) {
+        let start = begin(25, flags: 0)  // RTM_DELROUTE
+        // Any destination and source; main table (254), made by whomever (0), of any scope (255) and kind (0).
+        bytes += [isIPv6 ? 10 : 2, 0, 0, 0, 254, 0, 255, 0] + little(UInt32(0))
+        attribute(4, little(index))  // RTA_OIF
+        finish(start)
+    }
+
     // MARK: - Bytes
 
     private mutating func begin(_ type: UInt16, flags: UInt16) -> Int {

@@ -19,6 +19,7 @@ extension Agent {
         case .configure: configure(frame)
         case .freeze: freeze(frame)
         case .thaw: thaw(frame)
+        case .arrange: arrange(frame)
         case .request: open(frame)
         case .go, .data, .end, .credit, .signal, .hangUp: pass(frame, kind)
         case .shutDown: Power.off(self)
@@ -26,7 +27,7 @@ extension Agent {
             if let refusal = Refusal(frame.payload) { System.say(text("the host: ") + refusal.message) }
             Power.off(self)
         case .configured, .accepted, .refused, .started, .exited, .activity, .stop, .identified, .frozen, .thawed,
-            .running, .save, .saved, .fork, .forked:
+            .running, .save, .saved, .fork, .forked, .connect, .disconnect, .networksChanged, .arranged:
             fail(text("a frame that only the guest sends"))
         }
     }
@@ -75,7 +76,12 @@ extension Agent {
         if role != .container { try System.check(guest_loopback_up(), "bring up lo") }
         for interface in configuration.interfaces {
             if let slot = interface.slot { try DeviceSlot.find(slot) }
-            try NetworkInterface.configure(interface)
+            // Of several, one is the way to other networks; a single one may be by what a router there says.
+            if configuration.interfaces.count > 1 {
+                try NetworkInterface.add(interface)
+            } else {
+                try NetworkInterface.configure(interface)
+            }
         }
     }
 

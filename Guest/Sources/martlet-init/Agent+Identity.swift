@@ -63,13 +63,18 @@ extension Agent {
     /// Gives a container that exists already the names of the machine that it is in now, and a boot id that no other
     /// machine shows: the kernel's own is as old as the boot that both go back to.
     private func rewriteFiles(_ identity: Identity) throws(SystemFailure) {
+        try changeContainer { () throws(SystemFailure) in try Container.rename(identity) }
+    }
+
+    /// Does something among the files of the container that runs, in a process of its own.
+    func changeContainer(_ body: () throws(SystemFailure) -> Void) throws(SystemFailure) {
         let main = Descriptor(
             Int32(try System.check(guest_process_descriptor(mainProcess), "open the main process")))
         let process = try fork(main, ownsNamespace: false, group: nil)
         if process == 0 {
             guard guest_enter(main.raw, guest_new_mounts) >= 0 else { guest_exit(1) }
             do throws(SystemFailure) {
-                try Container.rename(identity)
+                try body()
             } catch {
                 System.say(error.message)
                 guest_exit(1)

@@ -85,8 +85,7 @@ struct Container {
         if !identity.machineID.isEmpty {
             try writeWhereItGoes(identity.machineID + [10], to: text("/etc/machine-id"))
         }
-        if !identity.hosts.isEmpty { try writeWhereItGoes(identity.hosts, to: text("/etc/hosts")) }
-        if !identity.resolvConf.isEmpty { try writeWhereItGoes(identity.resolvConf, to: text("/etc/resolv.conf")) }
+        try rewrite(hosts: identity.hosts, resolvConf: identity.resolvConf)
         var bytes = [UInt8](repeating: 0, count: 16)
         try System.check(guest_random(&bytes, bytes.count), "getrandom")
         let file = text("/dev/shm/.martlet-boot-id")
@@ -96,6 +95,12 @@ struct Container {
         _ = guest_unmount(shown, guest_unmount_detach)
         try System.check(guest_mount(System.path(file), shown, nil, guest_mount_bind, nil), "bind the boot id")
         _ = guest_remove(System.path(file))
+    }
+
+    /// In the container of a machine whose network is another; what is empty stays as it is.
+    static func rewrite(hosts: [UInt8], resolvConf: [UInt8]) throws(SystemFailure) {
+        if !hosts.isEmpty { try writeWhereItGoes(hosts, to: text("/etc/hosts")) }
+        if !resolvConf.isEmpty { try writeWhereItGoes(resolvConf, to: text("/etc/resolv.conf")) }
     }
 
     private static func writeWhereItGoes(_ bytes: [UInt8], to path: [UInt8]) throws(SystemFailure) {

@@ -11,8 +11,19 @@ import CGuest
 enum DeviceSlot {
     /// Has the kernel look again. When this returns the device is there, with its node in /dev.
     static func find(_ slot: UInt8) throws(SystemFailure) {
+        try tell("bind", slot, "find the device in slot")
+    }
+
+    /// Has the kernel let go of the device. When this returns nothing uses it any more.
+    static func release(_ slot: UInt8) throws(SystemFailure) {
+        try tell("unbind", slot, "let go of the device in slot")
+    }
+
+    private static func tell(
+        _ file: StaticString, _ slot: UInt8, _ what: StaticString
+    ) throws(SystemFailure) {
         let driver = try System.open(
-            text("/sys/bus/platform/drivers/virtio-mmio/bind"), guest_write_only)
+            text("/sys/bus/platform/drivers/virtio-mmio/") + text(file), guest_write_only)
         // As the kernel names what ACPI announces, and what its command line does.
         let names = [text("LNRO0005:") + hexadecimal(slot), text("virtio-mmio.") + text(slot)]
         var outcome = 0
@@ -20,7 +31,7 @@ enum DeviceSlot {
             outcome = guest_write(driver.raw, name, name.count)
             if outcome >= 0 || outcome != -Int(guest_enodev) { break }
         }
-        try System.check(outcome, "find the device in slot", text(slot))
+        try System.check(outcome, what, text(slot))
     }
 
     private static func hexadecimal(_ number: UInt8) -> [UInt8] {

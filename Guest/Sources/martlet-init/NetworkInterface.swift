@@ -21,6 +21,46 @@ enum NetworkInterface {
         try send(batch, settings.hardwareAddress)
     }
 
+    /// Sets up an interface beside others, like `configure`. It is a way to other networks by its
+    /// gateways alone, not because a router advertises itself there.
+    static func add(_ settings: InterfaceSettings) throws(SystemFailure) {
+        if settings.gateways.isEmpty { try refuseAdvertisedRoutes(try name(of: settings.hardwareAddress)) }
+        try configure(settings)
+    }
+
+    /// Makes an interface the way to all other networks, by its gateways.
+    static func lead(_ settings: InterfaceSettings) throws(SystemFailure) {
+        let index = try find(settings.hardwareAddress)
+        var batch = NetlinkBatch()
+        for gateway in settings.gateways { batch.addDefaultRoute(gateway: gateway, interface: index) }
+        if batch.count > 0 { try send(batch, settings.hardwareAddress) }
+    }
+
+    /// Makes an interface the way to its own network only.
+    static func yield(_ settings: InterfaceSettings) throws(SystemFailure) {
+        try refuseAdvertisedRoutes(try name(of: settings.hardwareAddress))
+        let index = try find(settings.hardwareAddress)
+        for isIPv6 in [false, true] {
+            // One that was configured, one that was advertised; the kernel says when there is none left.
+            for _ in 0..<8 {
+                var batch = NetlinkBatch()
+                batch.removeDefaultRoute(isIPv6: isIPv6, interface: index)
+                do throws(SystemFailure) { try send(batch, settings.hardwareAddress) } catch {
+                    if error.code == guest_esrch || error.code == guest_eafnosupport { break }
+                    throw error
+                }
+            }
+        }
+    }
+
+    private static func refuseAdvertisedRoutes(_ name: [UInt8]) throws(SystemFailure) {
+        let setting = text("/proc/sys/net/ipv6/conf/") + name + text("/accept_ra_defrtr")
+        do throws(SystemFailure) { try System.write(text("0"), to: setting) } catch {
+            // A kernel without IPv6.
+            if error.code != guest_enoent { throw error }
+        }
+    }
+
     /// Takes an interface of the machine that was saved down: nothing is sent from its addresses any more, which are
     /// another machine's.
     static func silence(_ settings: InterfaceSettings) throws(SystemFailure) {
@@ -71,14 +111,19 @@ enum NetworkInterface {
     }
 
     private static func find(_ address: [UInt8]) throws(SystemFailure) -> UInt32 {
+        let path = directory + text("/") + (try name(of: address)) + text("/ifindex")
+        let digits = try System.contents(path, limit: 16).parts(separatedBy: 10)[0]
+        guard let index = digits.decimal(atMost: UInt64(Int32.max)) else {
+            throw SystemFailure(call: "read", subject: path, code: guest_enodev)
+        }
+        return UInt32(index)
+    }
+
+    private static func name(of address: [UInt8]) throws(SystemFailure) -> [UInt8] {
         let wanted = spelled(address)
         for name in System.names(in: directory) {
-            let path = directory + text("/") + name
-            guard let line = try? System.contents(path + text("/address"), limit: 64), line.hasPrefix(wanted) else {
-                continue
-            }
-            let digits = try System.contents(path + text("/ifindex"), limit: 16).parts(separatedBy: 10)[0]
-            if let index = digits.decimal(atMost: UInt64(Int32.max)) { return UInt32(index) }
+            let path = directory + text("/") + name + text("/address")
+            if let line = try? System.contents(path, limit: 64), line.hasPrefix(wanted) { return name }
         }
         throw SystemFailure(call: "find the network interface", subject: wanted, code: guest_enodev)
     }

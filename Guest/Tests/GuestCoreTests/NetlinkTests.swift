@@ -48,6 +48,15 @@ import Testing
                 + [UInt8](repeating: 0, count: 8) + [10, 0, 1, 0, 2, 0, 0x5e, 0, 0x53, 1, 0, 0])
     }
 
+    /// `ip route del default dev 7`.
+    @Test(arguments: [false, true]) func aDefaultRouteIsRemovedWhoeverMadeIt(isIPv6: Bool) {
+        var batch = NetlinkBatch()
+        batch.removeDefaultRoute(isIPv6: isIPv6, interface: 7)
+        #expect(
+            batch.bytes == [36, 0, 0, 0, 25, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+                + [isIPv6 ? 10 : 2, 0, 0, 0, 254, 0, 255, 0, 0, 0, 0, 0] + [8, 0, 4, 0, 7, 0, 0, 0])
+    }
+
     /// What a reader of netlink would do: from length to length, each message aligned, numbered in order.
     @Test func batchesAreChainsOfWholeMessages() {
         var batch = NetlinkBatch()
