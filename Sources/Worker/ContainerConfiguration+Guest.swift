@@ -7,17 +7,15 @@ extension ContainerConfiguration {
     /// Who the guest is. The machine's id is longer than a machine-id(5), whose digits its first ones are.
     /// - Parameters:
     ///   - isClone: it was made from one that ran, whose addresses and files it gives up.
-    ///   - network: its place in its network, where it has one.
-    ///   - slot: where a clone's interface was put that its original did not have.
-    func identity(isClone: Bool, network: NetworkPlace?, slot: Int?) -> Identity {
+    ///   - networks: its places in its networks.
+    ///   - slot: where the first of a clone's interfaces was put that its original did not have.
+    func identity(isClone: Bool, networks: MachineNetworks, slot: Int?) -> Identity {
         var result = Identity()
         result.isClone = isClone
         if isClone {
-            result.hosts = hostsFile(network)
-            if let network {
-                result.interfaces = [network.settings(slot: slot)]
-                result.resolvConf = network.resolvConf
-            }
+            result.hosts = hostsFile(networks)
+            result.interfaces = networks.settings(firstSlot: slot)
+            if !networks.places.isEmpty { result.resolvConf = networks.resolvConf }
         }
         result.clock = wallClockNanoseconds()
         result.hostname = Array(process.hostname.utf8)
@@ -29,25 +27,23 @@ extension ContainerConfiguration {
 
     /// What the guest is to become.
     /// - Parameter rootSlot: where the disk was put after the guest's kernel had looked; nil where it was there before.
-    /// - Parameter network: the machine's place in its network, where it has one.
-    func guestConfiguration(rootSlot: Int?, network: NetworkPlace?) -> Configuration {
+    /// - Parameter networks: the machine's places in its networks.
+    func guestConfiguration(rootSlot: Int?, networks: MachineNetworks) -> Configuration {
         var result = Configuration()
         result.root = .image
         result.rootDevice = Array(rootDevice.utf8)
         result.isReadOnly = isReadOnly
         result.rootSlot = rootSlot.map { UInt8(truncatingIfNeeded: $0) }
         result.hostname = Array(process.hostname.utf8)
-        result.hosts = hostsFile(network)
-        if let network {
-            // Interfaces come behind the disk, in the same way.
-            result.interfaces = [network.settings(slot: rootSlot.map { $0 + 1 })]
-            result.resolvConf = network.resolvConf
-        }
+        result.hosts = hostsFile(networks)
+        // Interfaces come behind the disk, in the same way.
+        result.interfaces = networks.settings(firstSlot: rootSlot.map { $0 + 1 })
+        if !networks.places.isEmpty { result.resolvConf = networks.resolvConf }
         return result
     }
 
-    private func hostsFile(_ network: NetworkPlace?) -> [UInt8] {
-        let names = network?.hosts(hostname: process.hostname) ?? "127.0.1.1\t\(process.hostname)\n"
+    func hostsFile(_ networks: MachineNetworks) -> [UInt8] {
+        let names = networks.hosts(hostname: process.hostname) ?? "127.0.1.1\t\(process.hostname)\n"
         return Array("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\(names)".utf8)
     }
 

@@ -2,7 +2,8 @@
 
 package import Wire
 
-/// All that was asked of a machine: `config.json` in its directory, written once, before its supervisor starts.
+/// All that was asked of a machine: `config.json` in its directory, written before its supervisor starts, and by that
+/// again when its networks change.
 package struct ContainerConfiguration: Equatable, Sendable {
     package var id: String
     package var name: String
@@ -36,8 +37,8 @@ package struct ContainerConfiguration: Equatable, Sendable {
     package var memoryServer: String?
     /// The files of its disk, one after another, where they are others than the snapshot says.
     package var disk: [DiskPart]?
-    /// What was asked for its network; nil for no interface but loopback.
-    package var network: NetworkWish?
+    /// What was asked for its networks, the first one first; none for no interface but loopback.
+    package var networks: [NetworkWish] = []
     /// The monitor's program.
     package var monitor: String
     /// When the command began, in nanoseconds on the monotonic clock: what timings are counted from.
@@ -97,7 +98,7 @@ extension ContainerConfiguration {
             let parts = disk.map { JSON(members: [("path", .string($0.path)), ("length", .number($0.length))]) }
             json.append(("disk", .array(parts)))
         }
-        if let network { json.append(("network", network.json)) }
+        if !networks.isEmpty { json.append(("networks", .array(networks.map(\.json)))) }
         json.append(("monitor", .string(monitor)))
         json.append(("commandStartedAt", .number(commandStartedAt)))
         return JSON(members: json)
@@ -140,7 +141,9 @@ extension ContainerConfiguration {
             }
             disk = parts
         }
-        if let field = try view.optional("network") { network = try NetworkWish(field) }
+        // One that was saved when a container had one network at most.
+        if let field = try view.optional("network") { networks = [try NetworkWish(field)] }
+        for element in try view.optional("networks")?.elements() ?? [] { networks.append(try NetworkWish(element)) }
     }
 }
 

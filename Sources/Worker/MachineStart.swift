@@ -29,7 +29,7 @@ struct MachineStart {
     private var interfaces: [NetworkInterface] = []
     private var slot = 0
     private(set) var note: String?
-    /// The slot that the network interface of a clone is put in, whose original had none.
+    /// The slot that the first network interface of a clone is put in, whose original had none.
     private(set) var networkSlot: Int?
     private var isTemplateWritten = false
 

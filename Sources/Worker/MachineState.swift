@@ -24,8 +24,8 @@ package struct MachineState: Equatable, Sendable {
     package var origin: String?
     /// What there is to say about that, for example why there was no way to use a template.
     package var originNote: String?
-    /// Its place in its network, as the fabric gave it.
-    package var network: JSON?
+    /// Its places in its networks, as the fabrics gave them, in the order in which it got them.
+    package var networks: [JSON] = []
     /// What the guest did to become a machine of its own, with the microseconds that each step took, in order.
     package var identity: [(step: String, microseconds: UInt64)] = []
     /// What the last fork of it took, step by step.
@@ -51,7 +51,8 @@ extension MachineState {
         if let reason { json.append(("reason", .string(reason))) }
         if let origin { json.append(("origin", .string(origin))) }
         if let originNote { json.append(("originNote", .string(originNote))) }
-        if let network { json.append(("network", network)) }
+        if let first = networks.first { json.append(("network", first)) }
+        if !networks.isEmpty { json.append(("networks", .array(networks))) }
         if !identity.isEmpty {
             json.append(("identityInMicroseconds", JSON(members: identity.map { ($0.step, .number($0.microseconds)) })))
         }
@@ -81,7 +82,7 @@ extension MachineState {
         reason = try view.optional("reason")?.string()
         origin = try view.optional("origin")?.string()
         originNote = try view.optional("originNote")?.string()
-        network = try view.optional("network")?.value
+        networks = try view.optional("networks")?.elements().map(\.value) ?? []
         randomSample = try view.optional("randomSample")?.string()
         identity = Self.steps(json["identityInMicroseconds"])
         fork = Self.steps(json["forkInMicroseconds"])

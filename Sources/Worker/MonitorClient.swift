@@ -28,12 +28,14 @@ final class MonitorClient {
     }
 
     /// Queues a request. `then` is called from `handle`, or from here where the monitor cannot be reached.
-    func ask(_ method: String, _ target: String, _ body: JSON, epoll: borrowing Epoll, then: @escaping (Answer) -> Void)
-    {
-        let bytes = body.encoded()
-        let head =
-            "\(method) \(target) HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            + "Content-Length: \(bytes.count)\r\n\r\n"
+    /// - Parameter body: nil for a request without one.
+    func ask(
+        _ method: String, _ target: String, _ body: JSON?, epoll: borrowing Epoll, then: @escaping (Answer) -> Void
+    ) {
+        let bytes = body?.encoded() ?? []
+        var head = "\(method) \(target) HTTP/1.1\r\nHost: localhost\r\n"
+        if body != nil { head += "Content-Type: application/json\r\nContent-Length: \(bytes.count)\r\n" }
+        head += "\r\n"
         waiting.append((Array(head.utf8) + bytes, then))
         if !isAsking { askNext(epoll) }
     }

@@ -9,6 +9,7 @@ extension Supervisor {
     func takeFromGuest(_ frame: Frame) {
         let session = frame.header.session
         if let saving, saving.takes(frame.kind) { return takeWhileSaving(frame) }
+        if frame.kind == .arranged { return takeArranged(frame) }
         guard session != 0, session != SupervisorStateMachine.mainSession, frame.kind != nil else {
             return feed(.guestFrame(frame))
         }
@@ -21,6 +22,8 @@ extension Supervisor {
         case .stop: feed(.controlFrame(frame))
         case .save: save(frame, client)
         case .fork: fork(frame, client)
+        case .connect: connect(frame, client)
+        case .disconnect: disconnect(frame, client)
         case .signal where frame.header.session == 0: feed(.controlFrame(frame))
         case .request where machine.phase != .running:
             let refusal = Refusal(exitCode: 125, message: Array("the container is not running".utf8))

@@ -92,6 +92,8 @@ extension Supervisor {
     func begin(_ wanted: Saving, unless problem: String?) {
         var problem = problem
         if saving != nil { problem = "it is just being saved or forked for another" }
+        if rearranging != nil { problem = "its networks are just being changed" }
+        if isGuestBehind { problem = "its guest has not answered yet to a change of its networks" }
         if machine.phase != .running { problem = "the container is not running" }
         guard let problem else {
             saving = wanted

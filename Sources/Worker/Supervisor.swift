@@ -32,11 +32,18 @@ package final class Supervisor {
         static let firstControl: UInt64 = 64
     }
 
-    let configuration: ContainerConfiguration
-    let network: NetworkLease?
-    /// Runs while what was lost of the network could not be had again; and how long it waits, in milliseconds.
-    let networkTimer: Timer?
+    /// As it was asked for; its networks as they are.
+    var configuration: ContainerConfiguration
+    /// Its places in its networks, in the order in which it got them.
+    var networks: [NetworkLease]
+    var preferences: NetworkPreferences
+    /// Runs while what was lost of a network could not be had again; and how long it waits, in milliseconds.
+    let networkTimer: Timer
     var networkDelay: UInt64 = 0
+    /// A network that it gets or leaves just now.
+    var rearranging: Rearranging?
+    /// The guest has yet to answer an order that nobody waits for any more.
+    var isGuestBehind = false
     let store: MachineStore
     let epoll: Epoll
     private let timer: Timer
@@ -65,15 +72,16 @@ package final class Supervisor {
 
     /// Starts the machine whose directory is the working directory.
     /// - Parameters:
-    ///   - network: its place in its network, asked for and kept for as long as it runs.
+    ///   - networks: its places in its networks, asked for and kept for as long as it runs.
     ///   - foreground: the socket of the client that it runs for.
     package init(
-        configuration: ContainerConfiguration, store: MachineStore, network: NetworkLease?,
+        configuration: ContainerConfiguration, store: MachineStore, networks: [NetworkLease],
         foreground: consuming Descriptor
     ) throws(SystemError) {
         self.configuration = configuration
-        self.network = network
-        networkTimer = network == nil ? nil : try Timer()
+        self.networks = networks
+        preferences = NetworkPreferences(configuration.networks)
+        networkTimer = try Timer()
         self.store = store
         var policy = SupervisorStateMachine.Policy()
         policy.isDetached = configuration.isDetached
@@ -92,7 +100,7 @@ package final class Supervisor {
         let monitor =
             start.isFork
             ? try ForkedMonitor.adopt(client: foreground, signals: signals)
-            : try start.startMonitor(configuration.monitor, network: network?.monitorDescriptor)
+            : try start.startMonitor(configuration.monitor, network: networks.first?.monitorDescriptor)
         let controlListener = try UnixSocket.listen(at: MachineFile.control)
         log = try OutputLog(path: MachineFile.output)
         try epoll.add(guestListener.raw, .readable, token: Token.guestListener)
@@ -101,10 +109,7 @@ package final class Supervisor {
         try epoll.add(monitor.status, .readable, token: Token.status)
         try epoll.add(timer.descriptor.raw, .readable, token: Token.timer)
         try epoll.add(signals.descriptor.raw, .readable, token: Token.signals)
-        switch networkTimer {
-        case .some(let timer): try epoll.add(timer.descriptor.raw, .readable, token: Token.networkTimer)
-        case .none: break
-        }
+        try epoll.add(networkTimer.descriptor.raw, .readable, token: Token.networkTimer)
         self.foreground = try Connection(foreground, token: Token.foreground, epoll: epoll)
         let pid = monitor.pid
         self.signals = signals
@@ -149,7 +154,7 @@ package final class Supervisor {
         case Token.status: readStatus()
         case Token.api: api.handle(epoll)
         case Token.timer: handleTimers()
-        case Token.network, Token.networkTimer: restoreNetwork()
+        case Token.network, Token.networkTimer: restoreNetworks()
         case Token.signals: while signals.next() != nil { feed(.terminated) }
         default: readControl(token)
         }
@@ -213,18 +218,18 @@ extension Supervisor {
         feed(.guestConnected)
     }
 
-    private func greet(isClone: Bool, _ place: NetworkPlace?) {
+    private func greet(isClone: Bool, _ networks: MachineNetworks) {
         var hello = Hello()
         hello.program = Array("martlet-supervisor".utf8)
         guest?.queue(Frame(.hello, payload: hello.payload))
-        let identity = configuration.identity(isClone: isClone, network: place, slot: start.networkSlot)
+        let identity = configuration.identity(isClone: isClone, networks: networks, slot: start.networkSlot)
         guest?.queue(Frame(.identify, payload: identity.payload))
     }
 
     private func greetClone() {
-        let place: NetworkPlace?
-        do throws(NetworkError) { place = try settleNetwork() } catch { return feed(.deviceRefused("\(error)")) }
-        greet(isClone: true, place)
+        let networks: MachineNetworks
+        do throws(NetworkError) { networks = try settleNetworks() } catch { return feed(.deviceRefused("\(error)")) }
+        greet(isClone: true, networks)
         guest?.queue(Frame(.thaw, payload: Self.interruption(isClone: true).payload))
     }
 
@@ -236,10 +241,10 @@ extension Supervisor {
     }
 
     private func greetGuest() {
-        let place: NetworkPlace?
-        do throws(NetworkError) { place = try settleNetwork() } catch { return feed(.deviceRefused("\(error)")) }
-        greet(isClone: false, place)
-        let become = configuration.guestConfiguration(rootSlot: start.rootSlot, network: place)
+        let networks: MachineNetworks
+        do throws(NetworkError) { networks = try settleNetworks() } catch { return feed(.deviceRefused("\(error)")) }
+        greet(isClone: false, networks)
+        let become = configuration.guestConfiguration(rootSlot: start.rootSlot, networks: networks)
         guest?.queue(Frame(.configure, payload: become.payload))
         let request = configuration.processRequest.payload
         guest?.queue(Frame(.request, session: SupervisorStateMachine.mainSession, payload: request))
@@ -258,7 +263,8 @@ extension Supervisor {
         Files.remove(MachineFile.vsock)
         Files.remove(MachineFile.api)
         do throws(SystemError) {
-            monitor = try start.startMonitor(configuration.monitor, network: network?.monitorDescriptor)
+            monitor = try start.startMonitor(
+                configuration.monitor, network: networks.first?.monitorDescriptor)
             try epoll.add(monitor.ended, .readable, token: Token.monitor)
             try epoll.add(monitor.status, .readable, token: Token.status)
         } catch {
@@ -342,6 +348,7 @@ extension Supervisor {
     func drop(_ token: UInt64) {
         guard let connection = controls.removeValue(forKey: token) else { return }
         if saving?.client == token { saving?.client = nil }
+        if rearranging?.client == token { rearranging?.client = nil }
         connection.flush(epoll)
         connection.stopWatching(epoll)
         perform(relay.clientGone(token))
@@ -377,6 +384,7 @@ extension Supervisor {
             switch name {
             case .freezing: guestDidNotAnswer()
             case .workingSet: handleWorkingSetTimer()
+            case .rearranging: guestDidNotRearrange()
             default: feed(.timer(name))
             }
         }
@@ -409,7 +417,7 @@ extension Supervisor {
         state.reason = outcome.reason ?? log.failure.map { "the log is not whole: \($0)" }
         state.finishedAt = wallClockNanoseconds()
         if case .exited(let report) = outcome { recordGuestTimings(report) }
-        network?.release()
+        for lease in networks { lease.release() }
         Files.remove(MachineFile.control)
         Files.remove("\(MachineFile.vsock)_\(Self.guestPort)")
         Files.remove(MachineFile.vsock)
@@ -463,8 +471,8 @@ extension Supervisor {
         case Token.guestListener: try? epoll.remove(guestListener.raw)
         case Token.controlListener: try? epoll.remove(controlListener.raw)
         case Token.timer: _ = timer.drain()
-        case Token.network: for raw in network?.descriptors ?? [] { try? epoll.remove(raw) }
-        case Token.networkTimer: drainNetworkTimer()
+        case Token.network: for lease in networks { watchNoLonger(lease) }
+        case Token.networkTimer: _ = networkTimer.drain()
         case Token.signals: while signals.next() != nil {}
         case Token.status: try? epoll.remove(monitor.status)
         case Token.monitor: try? epoll.remove(monitor.ended)

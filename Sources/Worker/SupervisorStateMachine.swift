@@ -69,6 +69,8 @@ package struct SupervisorStateMachine: Sendable {
         /// The machine has touched what it touches first; or the monitor, which is to end, had its time to write that. The
         /// supervisor's own.
         case workingSet
+        /// The guest should have changed its network by now; the supervisor's own.
+        case rearranging
     }
 
     package enum Event: Equatable, Sendable {
@@ -460,6 +462,7 @@ extension SupervisorStateMachine {
         case .farewell: return conclude(.failed(125, lostReason))
         case .freezing: return []
         case .workingSet: return []
+        case .rearranging: return []
         }
     }
 

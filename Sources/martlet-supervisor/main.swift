@@ -23,12 +23,12 @@ func supervise(stateDirectory: String, client: borrowing Descriptor, lock: borro
     try lock.descriptor.setInherited(false)
     let configuration = try ContainerConfiguration.load()
     // Before all else: a fabric that has to be started does so while the monitor starts.
-    let network = try NetworkLease(configuration)
+    let networks = try NetworkLease.all(of: configuration)
     let store = MachineStore(root: stateDirectory)
     let supervisor: Supervisor
     do {
         supervisor = try Supervisor(
-            configuration: configuration, store: store, network: network, foreground: try client.duplicate())
+            configuration: configuration, store: store, networks: networks, foreground: try client.duplicate())
     } catch {
         // What never ran is not kept: its reason is told to who wanted it.
         try? store.removeOwn(configuration.id)

@@ -5,6 +5,7 @@ internal import Glibc
 internal import GuestProtocol
 internal import Platform
 internal import Sessions
+internal import Wire
 internal import Worker
 
 /// A connection to the supervisor of a machine that lives.
@@ -41,6 +42,20 @@ struct Control: ~Copyable {
     mutating func fork(into machines: [String]) throws -> ForkedReport {
         socket.queue(Frame(.fork, payload: ForkOrder(machines: machines.map { Array($0.utf8) }).payload))
         return try answer(until: "it was forked") { $0.kind == .forked ? ForkedReport($0.payload) : nil }
+    }
+
+    /// Connects the machine to one more network; gives the report, in which a failure is told too.
+    mutating func connect(_ wish: NetworkWish) throws -> StepReport {
+        socket.queue(Frame(.connect, payload: ConnectOrder(wish: wish.json.encoded()).payload))
+        return try answer(until: "it was connected") { $0.kind == .networksChanged ? StepReport($0.payload) : nil }
+    }
+
+    /// Takes the machine out of a network.
+    /// - Parameter isForced: though its guest does not let go of the interface.
+    mutating func disconnect(from network: String, isForced: Bool) throws -> StepReport {
+        let order = DisconnectOrder(network: Array(network.utf8), isForced: isForced)
+        socket.queue(Frame(.disconnect, payload: order.payload))
+        return try answer(until: "it was disconnected") { $0.kind == .networksChanged ? StepReport($0.payload) : nil }
     }
 
     /// Sends what is queued and waits for an answer.

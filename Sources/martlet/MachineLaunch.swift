@@ -22,8 +22,8 @@ struct MachineLaunch {
     var runTimeout: UInt64?
     /// Where templates are; nil to boot in any case.
     var templates: String?
-    /// What was asked for its network; nil for none.
-    var network: NetworkWish?
+    /// What was asked for its networks.
+    var networks: [NetworkWish]
 
     /// Runs the container: to its end, or, detached, until its process runs. Gives the exit status.
     func run(signals: borrowing SignalQueue?) throws -> Int32 {
@@ -93,7 +93,7 @@ struct MachineLaunch {
         configuration.stopTimeout = stopTimeout
         configuration.runTimeout = runTimeout
         configuration.templates = templates
-        configuration.network = network
+        configuration.networks = networks
         return configuration
     }
 
@@ -113,7 +113,9 @@ struct MachineLaunch {
         // The monitor's working directory is the machine's.
         machine.vsock = Vsock(guestCID: 3, socketPath: MachineFile.vsock)
         machine.hasEntropyDevice = true
-        if let network { machine.networkInterfaces = [network.interface(of: new.id)] }
+        machine.networkInterfaces = networks.map { $0.interface(of: new.id) }
+        // Places for networks that come later, whether a template is used or not.
+        machine.spareSlotCount = max(0, ContainerConfiguration.networkLimit - networks.count)
         return machine
     }
 }

@@ -84,7 +84,9 @@ private struct CaptureRun: ~Copyable {
             do { record = try MachineStore.ofUser { environmentVariable($0) }.find(subject) } catch {
                 throw Failure("there is no network and no container \(subject)")
             }
-            guard let wish = record.configuration.network else { throw Failure("\(record.name) is in no network") }
+            guard let wish = record.configuration.networks.first else {
+                throw Failure("\(record.name) is in no network")
+            }
             guard record.condition == .running else { throw Failure("\(record.name) is not running") }
             network = wish.network
             id = record.id

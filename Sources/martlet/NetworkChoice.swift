@@ -8,7 +8,8 @@ internal import Worker
 
 /// What `run` was told about the container's network, as it was written.
 struct NetworkChoice {
-    var network: String?
+    /// The first one has the options below.
+    var networks: [String] = []
     var published: [String] = []
     var address: String?
     var address6: String?
@@ -26,7 +27,7 @@ struct NetworkChoice {
     /// Takes an option by its name; whether it is one of these.
     mutating func take(_ name: String, _ value: String) -> Bool {
         switch name {
-        case "network", "net": network = value
+        case "network", "net": networks.append(value)
         case "publish": published.append(value)
         case "ip": address = value
         case "ip6": address6 = value
@@ -44,7 +45,7 @@ struct NetworkChoice {
     /// The options again, for the same command in the emulated host.
     var arguments: [String] {
         let lists: [(String, [String])] = [
-            ("network", network.map { [$0] } ?? []), ("publish", published), ("ip", address.map { [$0] } ?? []),
+            ("network", networks), ("publish", published), ("ip", address.map { [$0] } ?? []),
             ("ip6", address6.map { [$0] } ?? []), ("mac", hardwareAddress.map { [$0] } ?? []), ("dns", nameServers),
             ("dns-search", searchDomains), ("add-host", hosts), ("network-alias", aliases), ("egress", egress),
         ]
@@ -52,8 +53,44 @@ struct NetworkChoice {
             + (isEgressAudited ? ["--egress-audit"] : []) + (hasHostAccess ? ["--host-access"] : [])
     }
 
-    /// Everything that can be wrong in it is found here; nil where no network is wanted.
-    func check() throws(Failure) -> NetworkWish? {
+    /// Everything that can be wrong in it is found here; empty where no network is wanted.
+    func check() throws(Failure) -> [NetworkWish] {
+        guard let first = try checkFirst() else {
+            guard networks.count <= 1 else {
+                throw Failure("--network: '\(Self.noNetwork)' goes with no other network")
+            }
+            return []
+        }
+        var wishes = [first]
+        for name in networks.dropFirst() {
+            var other = NetworkChoice()
+            other.networks = [name]
+            guard let wish = try other.checkFirst() else {
+                throw Failure("--network: '\(name)' goes with no other network")
+            }
+            wishes.append(wish.furtherPlace(in: wishes, of: first))
+        }
+        try NetworkChoice.check(wishes)
+        return wishes
+    }
+
+    /// A machine is in a network once, and has places for some.
+    private static func check(_ wishes: [NetworkWish]) throws(Failure) {
+        for (index, wish) in wishes.enumerated() where wishes[..<index].contains(where: { $0.network == wish.network })
+        {
+            throw Failure("--network: the container would be in \(wish.network) twice")
+        }
+        if wishes.count > 1, let host = wishes.first(where: { $0.host != nil }) {
+            throw Failure("--network: '\(host.network)' goes with no other network")
+        }
+        guard wishes.count <= ContainerConfiguration.networkLimit else {
+            throw Failure(
+                "--network: \(wishes.count) are too many; \(ContainerConfiguration.networkLimit) are the most")
+        }
+    }
+
+    private func checkFirst() throws(Failure) -> NetworkWish? {
+        let network = networks.first
         let needing: [(String, Bool)] = [
             ("--publish", !published.isEmpty), ("--ip", address != nil), ("--ip6", address6 != nil),
             ("--mac", hardwareAddress != nil), ("--network-alias", !aliases.isEmpty), ("--dns", !nameServers.isEmpty),
@@ -107,20 +144,37 @@ struct NetworkChoice {
         }
     }
 
-    /// What the network of a clone is to be: the one that the saved container was in, with other addresses and names and
-    /// without its published ports; what is asked for here comes in place of what that one had. Nil where no network is
-    /// wanted.
-    func check(inPlaceOf saved: NetworkWish?) throws(Failure) -> NetworkWish? {
-        guard let saved else { return arguments.isEmpty ? nil : try check() }
+    /// What the networks of a clone are to be: those that the saved container was in, with other addresses and names and
+    /// without its published ports; what is asked for here comes in place of what that one had. Empty where no network
+    /// is wanted.
+    func check(inPlaceOf saved: [NetworkWish]) throws(Failure) -> [NetworkWish] {
+        guard let first = saved.first else { return arguments.isEmpty ? [] : try check() }
+        guard networks.count <= saved.count else {
+            throw Failure(
+                "--network: the container was saved with \(saved.count) of them, and cannot have \(networks.count)")
+        }
+        var wishes = [try check(inPlaceOf: first)]
+        for (index, saved) in saved.enumerated().dropFirst() {
+            var other = NetworkChoice()
+            other.networks = index < networks.count ? [networks[index]] : []
+            wishes.append(try other.check(inPlaceOf: saved).furtherPlace(in: wishes, of: wishes[0]))
+        }
+        try NetworkChoice.check(wishes)
+        return wishes
+    }
+
+    private func check(inPlaceOf saved: NetworkWish) throws(Failure) -> NetworkWish {
+        let network = networks.first
         if network == nil, case .tap(let name) = saved.host {
             throw Failure("--network is missing: the container was saved with the device \(name), which is its own")
         }
         var choice = self
-        choice.network = network ?? saved.network
-        guard var wish = try choice.check() else {
+        choice.networks = [network ?? saved.network]
+        guard var wish = try choice.checkFirst() else {
             throw Failure("--network none: the container was saved with a network, and cannot be without one")
         }
         wish.formerHardwareAddress = saved.hardwareAddress
+        wish.interfaceName = saved.interfaceName
         wish.mtu = saved.mtu
         if nameServers.isEmpty { wish.nameServers = saved.nameServers }
         if searchDomains.isEmpty { wish.searchDomains = saved.searchDomains }
@@ -158,6 +212,18 @@ struct NetworkChoice {
 }
 
 extension NetworkWish {
+    /// The wish for a network beside others: what a container may reach does not depend on the way that it takes.
+    func furtherPlace(in others: [NetworkWish], of first: NetworkWish) -> NetworkWish {
+        var result = self
+        if formerHardwareAddress == nil {
+            let names = others.map(\.interfaceName)
+            result.interfaceName = Self.interfaceNames.first { !names.contains($0) } ?? interfaceName
+        }
+        result.egress = first.egress
+        result.isEgressAudited = first.isEgressAudited
+        return result
+    }
+
     /// Sees to it that the network exists, and says how it is reached.
     func prepare(_ installation: Installation) throws -> NetworkWish {
         if let host {
@@ -175,6 +241,7 @@ extension NetworkWish {
         var result = self
         // The driver of a machine that was saved keeps the most that it was told of when it started.
         result.mtu = formerHardwareAddress == nil ? definition.mtu : min(mtu, definition.mtu)
+        result.isInternal = definition.isInternal
         result.definitions = store.definitions
         result.running = store.running
         result.program = installation.fabric

@@ -16,7 +16,10 @@ struct Network: ParsableCommand {
             Machines of one network reach each other by address and by name; those of different networks do not. A machine \
             for which no network is named is in "default", which is made when it is first wanted.
             """,
-        subcommands: [Create.self, List.self, Inspect.self, Remove.self, Policy.self, Capture.self])
+        subcommands: [
+            Create.self, List.self, Inspect.self, Remove.self, Connect.self, Disconnect.self, Policy.self,
+            Capture.self,
+        ])
 
     /// The user's networks. Where they are those of the emulated host, the whole command runs there instead, and this
     /// does not return.

@@ -8,11 +8,11 @@ struct NetworkOptions: ParsableArguments {
         name: [.customLong("network"), .customLong("net")],
         help: ArgumentHelp(
             """
-            Connect the container to this network (default: the network default), or to none; bridged, routed or \
-            tap=DEVICE: the host's.
+            Connect the container to this network (default: the network default), also to several, or to none; bridged, \
+            routed or tap=DEVICE: the host's.
             """,
             valueName: "name"))
-    var network: String?
+    var network: [String] = []
     @Option(
         name: [.customShort("p"), .long],
         help: ArgumentHelp("Publish ports: [ADDRESS:][HOSTPORT:]PORT[/tcp|/udp], also ranges.", valueName: "ports"))
@@ -44,7 +44,7 @@ struct NetworkOptions: ParsableArguments {
 
     var choice: NetworkChoice {
         var choice = NetworkChoice()
-        choice.network = network
+        choice.networks = network
         choice.published = publish
         choice.address = ip
         choice.address6 = ip6

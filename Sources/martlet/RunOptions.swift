@@ -112,7 +112,7 @@ struct RunOptions {
             throw Failure(
                 "--name: '\(name)' is not a name: 2 to 128 letters, digits, '_', '.', '-', a letter or digit first")
         }
-        let network = try self.network.check()
+        let networks = try network.check()
         if placement == .here { try size.check() }
         let image = try PreparedImage.resolve(
             self.image, name: imageName, pull: pull, insecure: insecureRegistry, signals: signals)
@@ -123,7 +123,7 @@ struct RunOptions {
                 hasInput: interactive, isReadOnly: readOnly, isDetached: detach, removesItself: rm,
                 stopTimeout: try stopTimeout.map(Quantities.milliseconds) ?? 10_000,
                 runTimeout: try timeout.map(Quantities.milliseconds), templates: templates(),
-                network: try network?.prepare(installation))
+                networks: try networks.map { try $0.prepare(installation) })
             throw Failure(silentlyWith: try launch.run(signals: signals))
         case .emulatedHost:
             throw Failure(silentlyWith: try runInEmulatedHost(image, options, installation, signals: signals))

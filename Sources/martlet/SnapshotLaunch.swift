@@ -62,7 +62,7 @@ enum SnapshotLaunch {
             throw Failure("the snapshot \(manifest.id.prefix(12)) is damaged: \(problem)")
         }
         let installation = try Installation.find()
-        let network = try network.check(inPlaceOf: manifest.machine.network)?.prepare(installation)
+        let networks = try network.check(inPlaceOf: manifest.machine.networks).map { try $0.prepare(installation) }
         let store = try machines()
         var generator = SystemRandomNumberGenerator()
         let id = MachineIdentity.makeID(using: &generator)
@@ -72,7 +72,7 @@ enum SnapshotLaunch {
             configuration.isDetached = isDetached
             configuration.removesItself = removesItself
             configuration.runTimeout = runTimeout
-            configuration.network = network
+            configuration.networks = networks
             configuration.snapshot = snapshots.directory(of: manifest.id)
             configuration.disk = try SnapshotTransfer.disk(of: manifest, in: snapshots)
             configuration.memoryServer = try memoryServer.map(Self.server)

@@ -165,7 +165,7 @@ private final class Contents: ArchiveReceiver {
             throw SnapshotsError.refused("its machine is not a container's")
         }
         let names = machine.networkInterfaces.map(\.identifier)
-        guard names == (manifest.machine.network == nil ? [] : ["eth0"]) else {
+        guard names.sorted() == manifest.machine.networks.map(\.interfaceName).sorted() else {
             throw SnapshotsError.refused("its machine has other network interfaces than its container")
         }
         guard manifest.tag.map({ MachineIdentity.isName($0) && !MachineIdentity.isID($0) }) != false else {

@@ -213,7 +213,7 @@ import Wire
         var wish = NetworkWish(network: "blue", hardwareAddress: try #require(MACAddress("02:00:5e:00:53:02")))
         wish.formerHardwareAddress = MACAddress("02:00:5e:00:53:01")
         wish.running = "/run/networks"
-        configuration.network = wish
+        configuration.networks = [wish]
         try Files.writeAtomically(
             configuration.json.encoded(), to: "\(machine.directory)/\(MachineFile.configuration)")
         return machine.id

@@ -100,6 +100,16 @@ final class FabricLease {
         return endpoint
     }
 
+    /// Tells the fabric in which other networks the machine is. One that has ended just now is told when the place is
+    /// taken again.
+    func set(_ others: OtherNetworks?) {
+        guard attachment.others != others else { return }
+        attachment.others = others
+        guard var connection = fabric.take() else { return }
+        _ = try? connection.ask(.setOthers(id: attachment.id, others))
+        fabric = consume connection
+    }
+
     // MARK: - Ports of the outer host
 
     /// Publishes at ports of this host's, to which the outer host's lead.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import FabricAPI
 package import Networks
 internal import Platform
 
@@ -15,15 +16,29 @@ package final class NetworkLease {
     /// Whether the place has been settled, for a supervisor to note it once.
     private(set) var isSettled = false
 
-    /// Asks for the place that a machine was to have; nil where it was to have none.
-    package init?(_ configuration: ContainerConfiguration) throws {
-        guard let wish = configuration.network else { return nil }
+    /// Asks for all places that a machine was to have.
+    package static func all(of configuration: ContainerConfiguration) throws -> [NetworkLease] {
+        var leases: [NetworkLease] = []
+        for wish in configuration.networks { leases.append(try NetworkLease(configuration, wish)) }
+        return leases
+    }
+
+    /// Asks for a place for a machine.
+    package init(_ configuration: ContainerConfiguration, _ wish: NetworkWish) throws {
         if let mode = wish.host {
             let membership = try HostMembership(mode, id: configuration.id, wish)
             holder = .host(
                 membership, NetworkPlace(wish: wish, endpoint: membership.endpoint, device: membership.tap?.name))
         } else {
             holder = .fabric(try FabricLease(configuration, wish))
+        }
+    }
+
+    /// What the machine has, once it is settled.
+    package var place: NetworkPlace? {
+        switch holder {
+        case .fabric(let lease): lease.place
+        case .host(_, let place): isSettled ? place : nil
         }
     }
 
@@ -36,6 +51,11 @@ package final class NetworkLease {
             }
         isSettled = true
         return place
+    }
+
+    /// Tells the network in which others the machine is; nil for none.
+    func set(_ others: OtherNetworks?) {
+        if case .fabric(let lease) = holder { lease.set(others) }
     }
 
     /// The descriptor that the monitor is handed for its network device; nil where it connects by itself.

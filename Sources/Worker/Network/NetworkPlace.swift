@@ -7,14 +7,15 @@ internal import Wire
 
 /// A machine's place in its network: what was asked, and what the fabric gave.
 package struct NetworkPlace: Sendable {
-    let wish: NetworkWish
+    package internal(set) var wish: NetworkWish
     package let endpoint: FabricReply.Endpoint
     /// The host's device, where it is in the host's own network.
     var device: String?
 
     /// The interface, as the guest is to set it up.
     /// - Parameter slot: where it was put after the guest's kernel had looked; nil where it was there before.
-    func settings(slot: Int?) -> InterfaceSettings {
+    /// - Parameter leads: its gateways are the way to all other networks.
+    func settings(slot: Int?, leads: Bool) -> InterfaceSettings {
         var settings = InterfaceSettings(hardwareAddress: endpoint.hardwareAddress.bytes)
         settings.slot = slot.map { UInt8(truncatingIfNeeded: $0) }
         settings.mtu = min(endpoint.mtu, wish.mtu)
@@ -29,41 +30,22 @@ package struct NetworkPlace: Sendable {
         {
             settings.addresses.append(own)
         }
+        guard leads else { return settings }
         if let gateway = endpoint.gateway { settings.gateways.append(gateway.bytes) }
         if let gateway = endpoint.gateway6 { settings.gateways.append(gateway.bytes) }
         return settings
     }
 
-    /// What the container finds in /etc/resolv.conf.
-    var resolvConf: [UInt8] {
-        var text = ""
-        let search = wish.searchDomains + endpoint.searchDomains
-        if !search.isEmpty { text += "search \(search.joined(separator: " "))\n" }
-        for server in wish.nameServers.isEmpty ? endpoint.nameServers : wish.nameServers {
-            text += "nameserver \(server)\n"
-        }
-        return Array(text.utf8)
-    }
-
-    /// Lines for /etc/hosts beside those of loopback.
-    func hosts(hostname: String) -> String {
-        var text = ""
-        if let address = endpoint.address {
-            text += "\(address)\t\(hostname)\n"
-        } else if let address = endpoint.address6 {
-            text += "\(address)\t\(hostname)\n"
-        }
-        if wish.hasHostAccess { text += "198.19.255.254\thost.martlet.internal\n" }
-        for line in wish.hosts { text += "\(line)\n" }
-        return text
-    }
-
     /// What `inspect` shows.
     var json: JSON {
-        guard let device, let known = endpoint.json.objectValue else { return endpoint.json }
         var object = JSONObject()
-        object["device"] = .string(device)
-        for (name, value) in zip(known.names, known.values) where name != "socket" { object[name] = value }
+        object["name"] = .string(wish.network)
+        object["interface"] = .string(wish.interfaceName)
+        object["device"] = device.map { .string($0) }
+        guard let known = endpoint.json.objectValue else { return .object(object) }
+        for (name, value) in zip(known.names, known.values) where device == nil || name != "socket" {
+            object[name] = value
+        }
         return .object(object)
     }
 }

@@ -10,7 +10,7 @@ extension NetworkWish {
             host == nil
             ? .socket("\(running)/\(network)/ports/\(id)") : .descriptor(MonitorProcess.networkDescriptor)
         return NetworkInterface(
-            identifier: "eth0", peer: peer, guestMAC: MachineAPI.MACAddress("\(hardwareAddress)"),
+            identifier: interfaceName, peer: peer, guestMAC: MachineAPI.MACAddress("\(hardwareAddress)"),
             mtu: UInt16(clamping: mtu))
     }
 
@@ -19,13 +19,17 @@ extension NetworkWish {
 }
 
 extension ContainerConfiguration {
+    /// The most networks that a container can be in at a time: the places for devices, but for that of its disk.
+    package static let networkLimit = MachineStart.spareSlots - 1
+
     /// The interfaces that a clone gets, and what is to become of those that it has from the machine that was saved.
     var interfacesOfClone: (added: [NetworkInterface], overrides: [NetworkInterface]) {
-        guard let network else { return ([], []) }
-        var interface = network.interface(of: id)
-        if network.isAdded { return ([interface], []) }
-        // What the guest's driver was told of when it started stays.
-        interface.mtu = nil
-        return ([], [interface])
+        let overrides = networks.filter { !$0.isAdded }.map { network in
+            var interface = network.interface(of: id)
+            // What the guest's driver was told of when it started stays.
+            interface.mtu = nil
+            return interface
+        }
+        return (networks.filter(\.isAdded).map { $0.interface(of: id) }, overrides)
     }
 }

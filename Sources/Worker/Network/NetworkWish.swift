@@ -8,6 +8,10 @@ package import Wire
 package struct NetworkWish: Equatable, Sendable {
     /// The network's name.
     package var network: String
+    /// The name that the machine's monitor has for the interface: `eth0` and so on.
+    package var interfaceName = "eth0"
+    /// Nothing leaves the network.
+    package var isInternal = false
     /// Its machine's, chosen when it is made: the monitor's configuration has it too.
     package var hardwareAddress: MACAddress
     /// In a clone: what the interface has from the machine that was saved.
@@ -39,6 +43,9 @@ package struct NetworkWish: Equatable, Sendable {
     package var gateway: IPv4Address?
     package var gateway6: IPv6Address?
 
+    /// Those that a machine's interfaces can have.
+    package static let interfaceNames = (0..<8).map { "eth\($0)" }
+
     package init(network: String, hardwareAddress: MACAddress) {
         self.network = network
         self.hardwareAddress = hardwareAddress
@@ -47,6 +54,8 @@ package struct NetworkWish: Equatable, Sendable {
     package var json: JSON {
         var object = JSONObject()
         object["network"] = .string(network)
+        object["interface"] = .string(interfaceName)
+        object["internal"] = .bool(isInternal)
         object["mac"] = .string("\(hardwareAddress)")
         object["formerMac"] = formerHardwareAddress.map { .string("\($0)") }
         object["address"] = address.map { .string("\($0)") }
@@ -75,6 +84,12 @@ package struct NetworkWish: Equatable, Sendable {
         self.init(
             network: try view.required("network").string(),
             hardwareAddress: try view.required("mac").parsed("an Ethernet address"))
+        if let field = try view.optional("interface") {
+            let name = try field.string()
+            guard Self.interfaceNames.contains(name) else { throw field.mismatch("that is no interface's name") }
+            interfaceName = name
+        }
+        isInternal = try view.optional("internal")?.bool() ?? false
         if let field = try view.optional("formerMac") {
             formerHardwareAddress = try field.parsed("an Ethernet address")
         }
