@@ -196,9 +196,11 @@ var targets: [Target] = [
     tests("NetworksTests", ["Networks", "FabricAPI", "Packet", "Platform", "Wire"]),
     tests(
         "WorkerTests",
-        ["FabricAPI", "GuestProtocol", "MachineAPI", "Packet", "Platform", "Sessions", "Wire", "Worker"]),
+        ["FabricAPI", "GuestProtocol", "MachineAPI", "Packet", "Platform", "Sessions", "Wire", "Worker"],
+        resources: [.copy("Corpus")]),
     tests("PageServerTests", ["CLinux", "MachineAPI", "PageServer", "Platform", "Wire"]),
-    tests("SnapshotsTests", ["Snapshots", "Machine", "MachineAPI", "Platform", "Wire"]),
+    tests(
+        "SnapshotsTests", ["Snapshots", "Machine", "MachineAPI", "Platform", "Wire"], resources: [.copy("Corpus")]),
     tests("SessionsTests", ["Sessions", "GuestProtocol", "Platform"]),
     // What `martlet host` does, as a program for the tests of it.
     .executableTarget(

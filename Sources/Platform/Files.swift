@@ -28,7 +28,7 @@ package enum Files {
     package static func writeAtomically(
         _ bytes: [UInt8], to path: String, permissions: UInt32 = 0o644, durable: Bool = false
     ) throws(SystemError) {
-        let temporary = "\(path).\(getpid()).\(monotonicNanoseconds()).tmp"
+        let temporary = path + draftSuffix()
         do throws(SystemError) {
             let file = try Descriptor.open(temporary, .createNew, permissions: permissions)
             try file.writeAll(bytes)
@@ -38,6 +38,16 @@ package enum Files {
             remove(temporary)
             throw SystemError("write", path, code: error.code)
         }
+    }
+
+    /// Behind the name of a file that is being written under another one, until it is whole: no two have the same.
+    package static func draftSuffix() -> String { ".\(getpid()).\(monotonicNanoseconds()).tmp" }
+
+    /// Whether a name ends as `draftSuffix` has it, and the process that made it still lives.
+    package static func isDraftOfTheLiving(_ name: String) -> Bool {
+        let parts = name.split(separator: ".")
+        guard parts.count >= 4, parts.last == "tmp", let process = Int32(parts[parts.count - 3]) else { return false }
+        return exists("/proc/\(process)")
     }
 
     package static func rename(_ from: String, to path: String) throws(SystemError) {

@@ -69,6 +69,8 @@ package struct MachineStore: Sendable {
             let name = wanted ?? MachineIdentity.makeName(attempt: attempt, using: &generator)
             let path = namePath(name)
             if let other = self.id(named: name) {
+                // What is left of a machine that was never to be seen keeps nobody from its name.
+                if isRemains(other) { try removeHoldingStoreLock(other) }
                 if Files.exists(directory(of: other)) {
                     if wanted == nil { continue }
                     throw .nameInUse(name, by: other)
@@ -189,25 +191,37 @@ package struct MachineStore: Sendable {
         try system { () throws(SystemError) in try Files.removeTree(directory) }
     }
 
-    /// Clears away what was to remove itself and could not, because its supervisor was killed: machines of `--rm`,
-    /// directories that were never finished, names of machines that are gone. Failures do not matter here.
+    /// Whether a machine's directory is one that its command or its supervisor would have removed, had it not been
+    /// killed: of a machine of `--rm`, of one whose process was never started, one that was never finished.
+    private func isRemains(_ id: String) -> Bool {
+        let directory = directory(of: id)
+        guard Files.exists(directory), !isLockHeld(directory) else { return false }
+        guard let json = (try? Self.readJSON("\(directory)/\(MachineFile.configuration)")) ?? nil else {
+            return !Files.exists("\(directory)/\(MachineFile.configuration)")
+        }
+        if json["removesItself"]?.boolValue == true { return true }
+        guard let state = (try? Self.readJSON("\(directory)/\(MachineFile.state)")) ?? nil else {
+            return !Files.exists("\(directory)/\(MachineFile.state)")
+        }
+        return state["startedAt"] == nil
+    }
+
+    /// Names whose machines are not there.
+    private var namesOfNone: [String] {
+        ((try? Files.list("\(root)/names")) ?? []).filter { name in
+            self.id(named: name).map { !Files.exists(directory(of: $0)) } ?? false
+        }
+    }
+
+    /// Clears away what was to go and could not, because its command or its supervisor was killed: machines of `--rm`,
+    /// machines that never ran, directories that were never finished, names of machines that are gone. Failures do not
+    /// matter here.
     package func sweep() {
-        let ids = ids()
-        let stale = ids.filter { id in
-            let directory = directory(of: id)
-            guard !isLockHeld(directory) else { return false }
-            guard let json = (try? Self.readJSON("\(directory)/\(MachineFile.configuration)")) ?? nil else {
-                return !Files.exists("\(directory)/\(MachineFile.configuration)")
-            }
-            return json["removesItself"]?.boolValue == true
-        }
-        guard !stale.isEmpty, let lock = try? lock() else { return }
+        let stale = ids().filter(isRemains)
+        guard !stale.isEmpty || !namesOfNone.isEmpty, let lock = try? lock() else { return }
         // Looked at again under the lock: what was just being made by another command is held by now.
-        for id in stale where !isLockHeld(directory(of: id)) { try? removeHoldingStoreLock(id) }
-        for name in (try? Files.list("\(root)/names")) ?? [] {
-            guard let id = self.id(named: name), !Files.exists(directory(of: id)) else { continue }
-            Files.remove(namePath(name))
-        }
+        for id in stale where isRemains(id) { try? removeHoldingStoreLock(id) }
+        for name in namesOfNone { Files.remove(namePath(name)) }
         lock.end()
     }
 }

@@ -2,7 +2,7 @@
 
 internal import Glibc
 internal import Platform
-package import Wire
+internal import Wire
 
 /// The snapshots of this user on this host (Docs/SNAPSHOTS.md): a directory each, its manifest written last. Without a
 /// whole manifest a directory is no snapshot to anyone.
@@ -29,7 +29,7 @@ package struct SnapshotStore: Sendable {
 
     package func directory(of id: String) -> String { "\(root)/\(id)" }
 
-    private func lock() throws(WorkerError) -> FileLock {
+    func lock() throws(WorkerError) -> FileLock {
         try system { () throws(SystemError) in
             try Files.makeDirectories(root, permissions: 0o700)
             return try FileLock(waitingAt: "\(root)/lock")
@@ -61,15 +61,12 @@ package struct SnapshotStore: Sendable {
         let final = self.directory(of: new.id)
         let lock = try lock()
         if let parent = manifest.parent { _ = try self.manifest(parent) }
-        if let tag = manifest.tag {
-            for var other in list() where other.tag == tag {
-                other.tag = nil
-                try write(other, in: self.directory(of: other.id))
-            }
-        }
+        manifest.taggedAt = manifest.tag == nil ? nil : wallClockNanoseconds()
         try write(manifest, in: directory)
         Files.remove("\(directory)/lock")
         try system { () throws(SystemError) in try Files.rename(directory, to: final) }
+        // From here on a tag is this one's, whatever the others' files say.
+        if manifest.tag != nil { settleTags() }
         lock.end()
     }
 
@@ -105,7 +102,7 @@ package struct SnapshotStore: Sendable {
     /// Those that go on from a snapshot.
     package func diffs(of id: String) -> [SnapshotManifest] { list().filter { $0.parent == id } }
 
-    private func write(_ manifest: SnapshotManifest, in directory: String) throws(WorkerError) {
+    func write(_ manifest: SnapshotManifest, in directory: String) throws(WorkerError) {
         try system { () throws(SystemError) in
             try Files.writeAtomically(
                 manifest.json.encoded(indented: true), to: "\(directory)/manifest.json", permissions: 0o600,
@@ -117,18 +114,23 @@ package struct SnapshotStore: Sendable {
         try? Files.removeTree(new.directory)
     }
 
-    /// Removes what processes left that were killed while they made a snapshot.
-    package func sweep() {
-        for name in (try? Files.list(root)) ?? [] where name.hasPrefix(".new-") {
-            let directory = "\(root)/\(name)"
-            guard let lock = (try? FileLock.attempt(at: "\(directory)/lock")) ?? nil as FileLock? else { continue }
-            try? Files.removeTree(directory)
-            lock.end()
+    /// All snapshots that can be read, the newest first. A tag that the files of several have, since a process was
+    /// killed while it gave it, is the one's that was given it last.
+    package func list() -> [SnapshotManifest] {
+        var result = readable()
+        var holders: [String: SnapshotManifest] = [:]
+        for manifest in result {
+            guard let tag = manifest.tag else { continue }
+            let other = holders[tag]
+            if other.map({ ($0.tagTime, $0.id) < (manifest.tagTime, manifest.id) }) ?? true { holders[tag] = manifest }
         }
+        for index in result.indices {
+            if let tag = result[index].tag, holders[tag]?.id != result[index].id { result[index].tag = nil }
+        }
+        return result
     }
 
-    /// All snapshots that can be read, the newest first.
-    package func list() -> [SnapshotManifest] {
+    func readable() -> [SnapshotManifest] {
         ((try? Files.list(root)) ?? []).filter(MachineIdentity.isID).compactMap { try? manifest($0) }
             .sorted { ($0.createdAt, $0.id) > ($1.createdAt, $1.id) }
     }
@@ -186,72 +188,4 @@ package struct NewSnapshot: ~Copyable {
     package let id: String
     package let directory: String
     let lock: FileLock
-}
-
-/// `manifest.json`: what a snapshot is of.
-package struct SnapshotManifest: Sendable {
-    /// The files of a whole snapshot; its checksums may be missing.
-    package static let state = "state"
-    package static let memory = "memory"
-    package static let sums = "sums"
-    /// Before the names of a diff's.
-    package static let diffPrefix = "diff-"
-    /// Of a file that may be there: it is a hint, and nothing is wrong without it.
-    package static let workingSetName = "working-set"
-
-    package var id: String
-    package var tag: String?
-    /// Nanoseconds since 1970.
-    package var createdAt: UInt64
-    /// The machine that was saved.
-    package var machine: ContainerConfiguration
-    /// The monitor's name of it, in its state; nil in those that were made before diffs were.
-    package var identifier: String?
-    /// The snapshot that this one, a diff, goes on from, by its id.
-    package var parent: String?
-    /// It came from elsewhere: the paths in its state are another host's.
-    package var isImported = false
-    /// The steps of saving, with their microseconds.
-    package var steps: [(step: String, microseconds: UInt64)] = []
-    /// The files, with their bytes.
-    package var lengths: [(name: String, bytes: UInt64)] = []
-
-    package init(id: String, tag: String?, createdAt: UInt64, machine: ContainerConfiguration) {
-        self.id = id
-        self.tag = tag
-        self.createdAt = createdAt
-        self.machine = machine
-    }
-
-    package var json: JSON {
-        var members: [(String, JSON)] = [("version", 1), ("id", .string(id))]
-        if let tag { members.append(("tag", .string(tag))) }
-        members += [
-            ("createdAt", .number(createdAt))
-        ]
-        if let identifier { members.append(("identifier", .string(identifier))) }
-        if let parent { members.append(("parent", .string(parent))) }
-        if isImported { members.append(("imported", true)) }
-        members += [
-            ("files", JSON(members: lengths.map { ($0.name, .number($0.bytes)) })),
-            ("workingSet", .string(Self.workingSetName)),
-            ("stepsInMicroseconds", JSON(members: steps.map { ($0.step, .number($0.microseconds)) })),
-            ("machine", machine.json),
-        ]
-        return JSON(members: members)
-    }
-
-    package init(_ json: JSON) throws(JSONMismatch) {
-        let view = JSONView(json)
-        _ = try view.required("version").unsigned(in: 1...1)
-        id = try view.required("id").string()
-        tag = try view.optional("tag")?.string()
-        identifier = try view.optional("identifier")?.string()
-        parent = try view.optional("parent")?.string()
-        isImported = try view.optional("imported")?.bool() ?? false
-        createdAt = try view.required("createdAt").unsigned()
-        machine = try ContainerConfiguration(try view.required("machine").value)
-        lengths = MachineState.steps(json["files"]).map { ($0.step, $0.microseconds) }
-        steps = MachineState.steps(json["stepsInMicroseconds"])
-    }
 }

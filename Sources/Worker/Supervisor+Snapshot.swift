@@ -13,6 +13,9 @@ struct Saving {
         case fork(ForkOrder)
     }
 
+    /// How many may wait for their turn.
+    static let waitingLimit = 16
+
     enum Phase {
         case copying
         case freezing
@@ -88,10 +91,14 @@ extension Supervisor {
         begin(saving, unless: order == nil ? "the order to save it cannot be read" : nil)
     }
 
-    /// Begins what a client wants, unless something is in its way.
+    /// Begins what a client wants, unless something is in its way. What another wanted before is done first, also for
+    /// one that is gone by now.
     func begin(_ wanted: Saving, unless problem: String?) {
         var problem = problem
-        if saving != nil { problem = "it is just being saved or forked for another" }
+        if saving != nil, problem == nil {
+            guard waiting.count >= Saving.waitingLimit else { return waiting.append(wanted) }
+            problem = "it is just being saved or forked for others"
+        }
         if rearranging != nil { problem = "its networks are just being changed" }
         if isGuestBehind { problem = "its guest has not answered yet to a change of its networks" }
         if machine.phase != .running { problem = "the container is not running" }
@@ -221,5 +228,6 @@ extension Supervisor {
             writeState()
         }
         if let client = current.client { controls[client]?.queue(current.answer) }
+        while saving == nil, !waiting.isEmpty { begin(waiting.removeFirst(), unless: nil) }
     }
 }

@@ -57,6 +57,8 @@ package final class Supervisor {
     let api = MonitorClient(path: MachineFile.api, token: Token.api)
     var start: MachineStart
     var saving: Saving?
+    /// Those whose turn comes when it is done.
+    var waiting: [Saving] = []
     var workingSet = WorkingSetRecording.none
     /// The monitor records what is written, since diffs are wanted.
     var tracksWrites = false
@@ -349,6 +351,7 @@ extension Supervisor {
         guard let connection = controls.removeValue(forKey: token) else { return }
         if saving?.client == token { saving?.client = nil }
         if rearranging?.client == token { rearranging?.client = nil }
+        waiting.removeAll { $0.client == token }
         connection.flush(epoll)
         connection.stopWatching(epoll)
         perform(relay.clientGone(token))

@@ -66,17 +66,10 @@ extension Snapshot {
 private enum ArchiveFile {
     /// Has a file written by what writes to standard output: whole, or not at all.
     static func write(_ path: String, _ body: () throws -> Void) throws {
-        let draft = "\(path).\(getpid()).tmp"
-        do {
-            let file = try Descriptor.open(draft, .createNew, permissions: 0o600)
-            guard dup2(file.raw, STDOUT_FILENO) >= 0 else { throw SystemError("dup2") }
-            try body()
-            try file.synchronizeData()
-            try Files.rename(draft, to: path)
-        } catch {
-            Files.remove(draft)
-            throw error
-        }
+        let file = try HiddenFile(for: path, permissions: 0o600)
+        guard dup2(file.descriptor.raw, STDOUT_FILENO) >= 0 else { throw SystemError("dup2") }
+        try body()
+        try file.publish()
     }
 
     /// Makes a file standard input.

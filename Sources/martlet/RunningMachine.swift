@@ -102,7 +102,8 @@ struct RunningMachine: ~Copyable {
         let end = try supervisor.wait()
         guard end != .exited(0) else { return }
         if let record = try? store.record(id) { record.state.monitor?.waitForEnd(milliseconds: 10_000) }
-        if removesItself { _ = try? store.remove(id) }
+        // Also where its process was never started.
+        if removesItself { _ = try? store.remove(id) } else { store.sweep() }
         HostNetworkStore.sweepAsFarAsPossible()
     }
 }

@@ -10,15 +10,17 @@ import Wire
 
 @testable import Machine
 
-/// State files as monitors have written them since the format's first version. What was once written is read for ever.
-private let corpus: [(name: String, bytes: [UInt8])] = {
+/// Files as monitors have written them since the formats' first versions. What was once written is read for ever.
+func snapshotCorpus(_ kind: String) -> [(name: String, bytes: [UInt8])] {
     let directory = Bundle.module.url(forResource: "Snapshots", withExtension: nil)
     let files = directory.flatMap {
         try? FileManager.default.contentsOfDirectory(at: $0, includingPropertiesForKeys: nil)
     }
-    return (files ?? []).filter { $0.pathExtension == "state" }.sorted { $0.path < $1.path }
+    return (files ?? []).filter { $0.pathExtension == kind }.sorted { $0.path < $1.path }
         .compactMap { file in (try? Data(contentsOf: file)).map { (file.lastPathComponent, Array($0)) } }
-}()
+}
+
+private let corpus = snapshotCorpus("state")
 
 @Suite struct SnapshotFormatTests {
     @Test func oldFilesAreRead() throws {
@@ -57,7 +59,7 @@ private let corpus: [(name: String, bytes: [UInt8])] = {
         #expect(throws: SnapshotFileError.self) { try MachineState(reading: bytes + [0]) }
         var generator = SeededGenerator(4)
         let state = try MachineState(reading: bytes)
-        for _ in 0..<500 {
+        for _ in 0..<fuzzRounds(500) {
             var damaged = bytes
             let place = Int.random(in: damaged.indices, using: &generator)
             damaged[place] ^= 1 << UInt8.random(in: 0..<8, using: &generator)
@@ -83,7 +85,7 @@ private let corpus: [(name: String, bytes: [UInt8])] = {
     @Test func hostileSectionsAreReadOrRefused() throws {
         var generator = SeededGenerator(5)
         var read = 0
-        for round in 0..<3000 {
+        for round in 0..<fuzzRounds(3000) {
             let bytes = corpus[round % corpus.count].bytes
             var file = try SnapshotFile(reading: bytes, known: SnapshotSection.known)
             for _ in 0..<Int.random(in: 1...3, using: &generator) {

@@ -25,7 +25,7 @@ import Wire
             })
     }
 
-    @Test(arguments: 0..<50 as Range<UInt64>) func whatWasWrittenIsRead(seed: UInt64) {
+    @Test(arguments: 0..<UInt64(fuzzRounds(50))) func whatWasWrittenIsRead(seed: UInt64) {
         var generator = SeededGenerator(seed)
         let set = Self.random(&generator)
         #expect(WorkingSet(reading: set.encoded(), of: Self.identifier, memorySize: Self.size) == set)
@@ -67,7 +67,7 @@ import Wire
     }
 
     /// A file whose sums are right and whose stretches are not: beyond the memory, empty, backwards, too many.
-    @Test(arguments: 0..<200 as Range<UInt64>) func sumsThatAreRightDoNotMakeItRight(seed: UInt64) {
+    @Test(arguments: 0..<UInt64(fuzzRounds(200))) func sumsThatAreRightDoNotMakeItRight(seed: UInt64) {
         var generator = SeededGenerator(seed)
         var body: [UInt8] = []
         let count = Int.random(in: 0...20, using: &generator)
@@ -92,5 +92,19 @@ import Wire
             position = stretch.range.upperBound
         }
         #expect(position <= Self.size)
+    }
+
+    /// One as the format's first version has it, made by other means than ours.
+    @Test func oldFilesAreRead() throws {
+        let bytes = try #require(snapshotCorpus("working-set").first).bytes
+        let identifier = SnapshotIdentifier(bytes: Array(0..<16))
+        let set = try #require(WorkingSet(reading: bytes, of: identifier, memorySize: Self.size))
+        #expect(
+            set.stretches == [
+                .init(range: 16 * 4096..<20 * 4096, isWritten: true),
+                .init(range: 64 * 4096..<80 * 4096, isWritten: false),
+                .init(range: 1000 * 4096..<1001 * 4096, isWritten: true),
+            ])
+        #expect(set.encoded() == bytes)
     }
 }

@@ -155,7 +155,7 @@ import Wire
     @Test func rubbish() throws {
         var generator = SeededGenerator(7)
         let passenger = try Passenger()
-        for _ in 0..<3000 {
+        for _ in 0..<fuzzRounds(3000) {
             let ends = try Ends()
             var handshake = Handshake()
             for _ in 0..<Int.random(in: 1...4, using: &generator) {

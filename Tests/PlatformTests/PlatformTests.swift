@@ -21,6 +21,34 @@ import Testing
         try Files.removeTree(directory)
         #expect(!Files.exists(directory))
     }
+
+    @Test func aHiddenFileIsWholeOrNotThere() throws {
+        let directory = "/tmp/martlet-platform-\(monotonicNanoseconds())"
+        try Files.makeDirectory(directory)
+        defer { try? Files.removeTree(directory) }
+        let path = "\(directory)/file"
+        for contents in [[1, 2, 3], [4]] as [[UInt8]] {
+            // Given up: what was there stays.
+            let before = try? Files.read(path, limit: 3)
+            do {
+                let abandoned = try HiddenFile(for: path, permissions: 0o600)
+                try abandoned.descriptor.writeAll([9, 9])
+            }
+            #expect((try? Files.read(path, limit: 3)) == before)
+            let file = try HiddenFile(for: path, permissions: 0o600)
+            try file.descriptor.writeAll(contents)
+            try file.publish()
+            #expect(try Files.read(path, limit: 3) == contents)
+            #expect(try Files.list(directory) == ["file"])
+        }
+    }
+
+    @Test func draftsTellWhoMadeThem() {
+        #expect(Files.isDraftOfTheLiving("working-set\(Files.draftSuffix())"))
+        for name in ["working-set", "a.1.tmp", "a.x.1.tmp", "working-set.4194305.1.tmp", ".tmp", ""] {
+            #expect(!Files.isDraftOfTheLiving(name), "\(name)")
+        }
+    }
 }
 
 @Suite struct ChildProcessTests {

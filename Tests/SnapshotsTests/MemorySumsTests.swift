@@ -72,7 +72,7 @@ import Wire
         for count in 0..<bytes.count {
             #expect(throws: SnapshotsError.self) { try MemorySums(reading: Array(bytes[..<count])) }
         }
-        for _ in 0..<500 {
+        for _ in 0..<fuzzRounds(500) {
             var spoiled = bytes
             spoiled[Int.random(in: 0..<bytes.count, using: &generator)] ^=
                 1 << UInt8.random(in: 0..<8, using: &generator)
@@ -86,6 +86,44 @@ import Wire
                 forged.replaceSubrange(forged.count - 4..<forged.count, with: $0)
             }
             #expect(throws: SnapshotsError.self) { try MemorySums(reading: forged) }
+        }
+    }
+
+    /// One as the format's first version has it, made by other means than ours.
+    @Test func oldFilesAreRead() throws {
+        let bytes = try corpusFile("version-1.sums")
+        let sums = try MemorySums(reading: bytes)
+        #expect(sums.length == 528_384 && sums.sums == [0xf032_bcf3, 0x6718_8207, 0xfcb9_3f11])
+        #expect(sums.encoded == bytes)
+    }
+
+    /// Any file at all: it is refused, or has as many sums as its length wants.
+    @Test(arguments: 0..<UInt64(fuzzRounds(50))) func hostileFiles(seed: UInt64) throws {
+        var generator = SeededGenerator(seed)
+        let good = try corpusFile("version-1.sums")
+        for _ in 0..<40 {
+            var bytes = good
+            for _ in 0..<Int.random(in: 1...4, using: &generator) {
+                switch Int.random(in: 0..<4, using: &generator) {
+                case 0:
+                    bytes[Int.random(in: 0..<bytes.count, using: &generator)] = .random(in: 0...255, using: &generator)
+                case 1: bytes.removeLast(Int.random(in: 0..<bytes.count, using: &generator))
+                case 2: bytes += generator.bytes(Int.random(in: 1...64, using: &generator))
+                default:
+                    let number = [0, 1, 4095, 4096, 1 << 44, .max].randomElement(using: &generator) ?? 0 as UInt64
+                    guard bytes.count >= 24 else { continue }
+                    withUnsafeBytes(of: number.littleEndian) { bytes.replaceSubrange(16..<24, with: $0) }
+                }
+                if bytes.isEmpty { break }
+            }
+            if bytes.count >= 4, Bool.random(using: &generator) {
+                withUnsafeBytes(of: CRC32C.of(bytes.dropLast(4)).littleEndian) {
+                    bytes.replaceSubrange(bytes.count - 4..<bytes.count, with: $0)
+                }
+            }
+            guard let sums = try? MemorySums(reading: bytes) else { continue }
+            let size = UInt64(MemorySums.chunkSize)
+            #expect(UInt64(sums.sums.count) == (sums.length + size - 1) / size)
         }
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Foundation
 import Glibc
 import Platform
 import TestSupport
@@ -39,4 +40,12 @@ extension Scratch {
         let count = bytes.withUnsafeBytes { pwrite(raw, $0.baseAddress, $0.count, off_t(offset)) }
         guard count == bytes.count else { throw SystemError("pwrite", code: 5) }
     }
+}
+
+/// A file that was made when its format was new (Corpus). What was once written is read for ever.
+func corpusFile(_ name: String) throws -> [UInt8] {
+    guard let directory = Bundle.module.url(forResource: "Corpus", withExtension: nil) else {
+        throw SystemError("open", name, code: ENOENT)
+    }
+    return Array(try Data(contentsOf: directory.appendingPathComponent(name)))
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Glibc
+
 /// SplitMix64: the same numbers for the same seed, on every machine, so that what fails can be made to fail again.
 package struct SeededGenerator: RandomNumberGenerator, Sendable {
     private var state: UInt64
@@ -21,4 +23,11 @@ package struct SeededGenerator: RandomNumberGenerator, Sendable {
         result.removeLast(result.count - count)
         return result
     }
+}
+
+/// How often something is tried with other random numbers: `count` times, or as many times more as the environment's
+/// MARTLET_FUZZ says, for who has hours.
+package func fuzzRounds(_ count: Int) -> Int {
+    guard let text = getenv("MARTLET_FUZZ"), let factor = Int(String(cString: text)), factor > 0 else { return count }
+    return count * factor
 }

@@ -116,11 +116,43 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
                 var configuration = configuration(id: id, name: machine.name)
                 configuration.removesItself = number % 2 == 0
                 if number < 3 { try write(configuration.json, machine.directory, MachineFile.configuration) }
-                if number == 1 { kept.append(id) }
+                if number == 1 {
+                    var state = MachineState()
+                    state.status = .running
+                    state.startedAt = 1
+                    try write(state.json, machine.directory, MachineFile.state)
+                    kept.append(id)
+                }
             }
             store.sweep()
             #expect(store.ids() == kept)
             #expect(try Files.list("\(root)/names") == ["m1"])
+        }
+    }
+
+    /// Its command or its supervisor was killed before its process was started.
+    @Test(arguments: [false, true]) func whatNeverRanIsNothing(hasState: Bool) throws {
+        try withDirectory { root in
+            let store = MachineStore(root: root)
+            var generator = SystemRandomNumberGenerator()
+            func make() throws -> String {
+                let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: "web")
+                try write(
+                    configuration(id: machine.id, name: "web").json, machine.directory, MachineFile.configuration)
+                if hasState { try write(MachineState().json, machine.directory, MachineFile.state) }
+                // While its lock is held it is just being started.
+                store.sweep()
+                #expect(store.ids() == [machine.id])
+                return machine.id
+            }
+            let first = try make()
+            // Its name is not taken,
+            let second = try make()
+            #expect(first != second && store.ids() == [second])
+            // and who looks at all removes it.
+            store.sweep()
+            #expect(store.ids() == [])
+            #expect(try Files.list("\(root)/names") == [])
         }
     }
 
@@ -134,6 +166,10 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
                 let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: "web")
                 #expect(machine.name == "web")
                 try store.removeOwn(machine.id)
+                // Whoever was killed in the middle of that leaves the name, which goes as well.
+                try Files.writeAtomically(Array(content.utf8), to: "\(root)/names/web")
+                store.sweep()
+                #expect(try Files.list("\(root)/names") == [])
             }
         }
     }

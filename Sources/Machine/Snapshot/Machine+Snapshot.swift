@@ -99,7 +99,7 @@ struct SnapshotDrafts {
     let memoryDraft: String
 
     init(state: String, memory: String) {
-        let suffix = ".\(getpid()).\(monotonicNanoseconds()).tmp"
+        let suffix = Files.draftSuffix()
         (statePath, memoryPath) = (state, memory)
         (stateDraft, memoryDraft) = (state + suffix, memory + suffix)
     }
