@@ -149,37 +149,42 @@ struct DeviceSet: Sendable {
 
     static func openBackend(_ drive: Drive, _ field: String) throws(MachineError) -> BlockBackend {
         switch drive.content {
-        case .path(let path):
-            let field = "\(field).path_on_host"
-            let file = SharedDescriptor(try open(path, drive.isReadOnly ? .readOnly : .readWrite, field))
-            return try device("\(field) \(path)") { () throws(DeviceError) in
-                drive.isReadOnly ? try BlockBackend(readOnly: file) : try BlockBackend(writable: file)
-            }
+        case .path(let path): return try openWhole(.path(path), drive, "\(field).path_on_host")
+        case .descriptor(let number): return try openWhole(.descriptor(number), drive, "\(field).fd")
         case .extents(let extents):
             return try openExtents(extents, field)
         }
     }
 
+    private static func openWhole(
+        _ file: HostFile, _ drive: Drive, _ field: String
+    ) throws(MachineError) -> BlockBackend {
+        let opened = SharedDescriptor(try file.open(isReadOnly: drive.isReadOnly, field))
+        return try device("\(field) \(file)") { () throws(DeviceError) in
+            drive.isReadOnly ? try BlockBackend(readOnly: opened) : try BlockBackend(writable: opened)
+        }
+    }
+
     private static func openExtents(_ extents: [Drive.Extent], _ field: String) throws(MachineError) -> BlockBackend {
-        var files: [String: SharedDescriptor] = [:]
+        var files: [HostFile: SharedDescriptor] = [:]
         var parts: [BlockExtent] = []
         for (index, extent) in extents.enumerated() {
-            let field = "\(field).extents[\(index)].path"
+            let field = "\(field).extents[\(index)].\(extent.file.descriptor == nil ? "path" : "fd")"
             let file: SharedDescriptor
-            if let known = files[extent.path] {
+            if let known = files[extent.file] {
                 file = known
             } else {
-                file = SharedDescriptor(try open(extent.path, .readOnly, field))
-                files[extent.path] = file
+                file = SharedDescriptor(try extent.file.open(isReadOnly: true, field))
+                files[extent.file] = file
             }
             var count = extent.length ?? 0
             if extent.length == nil {
-                let size = try system("\(field) \(extent.path)") { () throws(SystemError) in
+                let size = try system("\(field) \(extent.file)") { () throws(SystemError) in
                     try file.descriptor.size()
                 }
                 guard size >= extent.offset else {
                     throw .configuration(
-                        field: field, problem: "\(extent.path) ends at \(size), before the offset \(extent.offset)")
+                        field: field, problem: "\(extent.file) ends at \(size), before the offset \(extent.offset)")
                 }
                 count = size - extent.offset
             }
@@ -223,8 +228,20 @@ struct DeviceSet: Sendable {
 
     private static func openVsock(
         _ vsock: Vsock, memory: GuestMemory
-    ) throws(MachineError) -> (VsockDevice, SocketFile) {
+    ) throws(MachineError) -> (VsockDevice, SocketFile?) {
         let path = vsock.socketPath
+        if let number = vsock.listener {
+            do {
+                let listener = try StartingDescriptor.socket(number, listens: true)
+                // Whoever made the socket removes its name.
+                return (
+                    try VsockDevice(
+                        guestCID: UInt64(vsock.guestCID), path: path, listener: listener, memory: memory), nil
+                )
+            } catch {
+                throw .configuration(field: "vsock.uds_fd", problem: "\(error)")
+            }
+        }
         do throws(DeviceError) {
             let device = try VsockDevice(guestCID: UInt64(vsock.guestCID), path: path, memory: memory)
             return (device, SocketFile(path))

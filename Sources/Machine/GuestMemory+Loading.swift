@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import CLinux
 internal import Glibc
 internal import Platform
 internal import Virtio
@@ -22,7 +23,8 @@ extension GuestMemory {
             preconditionFailure("the place of a loaded file was checked before")
         }
         var done: UInt64 = 0
-        if count >= Self.mappingThreshold, guestAddress % 4096 == 0, fileOffset % 4096 == 0 {
+        // A part of a huge page cannot be another mapping.
+        if pageSize == 4096, count >= Self.mappingThreshold, guestAddress % 4096 == 0, fileOffset % 4096 == 0 {
             let whole = count & ~4095
             guard try file.size() >= fileOffset + whole else { return false }
             let result = unsafe mmap(
@@ -36,6 +38,25 @@ extension GuestMemory {
         }
         let rest = unsafe UnsafeMutableRawBufferPointer(start: host + Int(done), count: Int(count - done))
         return try unsafe file.readFully(into: rest, at: fileOffset + done) == rest.count
+    }
+
+    /// Reads a memory file, from its beginning, into memory that is all zero; holes are passed over.
+    func fill(from file: borrowing Descriptor) throws(SystemError) {
+        var position: UInt64 = 0
+        while position < byteCount {
+            let data = lseek(file.raw, Int(position), CLINUX_SEEK_DATA)
+            if data < 0, clinux_errno() == ENXIO { return }
+            if data >= 0 { position = UInt64(data) }
+            var end = byteCount
+            let hole = data >= 0 ? lseek(file.raw, data, CLINUX_SEEK_HOLE) : -1
+            if hole > data { end = min(end, UInt64(hole)) }
+            guard position < end else { return }
+            let bytes = unsafe UnsafeMutableRawBufferPointer(mutating: bytes(offset: position, count: Int(end - position)))
+            guard try unsafe file.readFully(into: bytes, at: position) == bytes.count else {
+                throw SystemError("read", code: EIO)
+            }
+            position = end
+        }
     }
 
     /// Where a range is mapped, if all of it lies in one region.

@@ -22,12 +22,12 @@ enum HostMemory {
 
     /// Anonymous memory, taken from the host page by page as the guest touches it.
     static func allocate(_ settings: MachineSettings) throws(MachineError) -> GuestMemory {
-        let sizeInBytes = settings.memoryInMiB << 20
+        let ranges = GuestLayout.memoryRanges(sizeInBytes: settings.memoryInMiB << 20)
+        if settings.hugePages == .pool {
+            return try HugePagePool.allocate(ranges, tracksWrites: settings.tracksDirtyPages)
+        }
         do throws(SystemError) {
-            let mapping = try MemoryMapping(count: Int(sizeInBytes), shared: false, noReserve: true)
-            return GuestMemory(
-                mapping, ranges: GuestLayout.memoryRanges(sizeInBytes: sizeInBytes),
-                tracksWrites: settings.tracksDirtyPages)
+            return try GuestMemory(anonymous: ranges, tracksWrites: settings.tracksDirtyPages)
         } catch {
             throw .configuration(
                 field: "machine-config.mem_size_mib",

@@ -20,17 +20,17 @@ struct BootLoader {
 
     /// Loads everything; gives the boot processor's state.
     func load() throws(MachineError) -> ProcessorState {
-        let field = "boot-source.kernel_image_path"
-        let file = try open(source.kernelImagePath, field)
-        let size = try system("\(field) \(source.kernelImagePath)") { () throws(SystemError) in try file.size() }
+        let field = source.kernel.descriptor == nil ? "boot-source.kernel_image_path" : "boot-source.kernel_image_fd"
+        let file = try open(source.kernel, field)
+        let size = try system("\(field) \(source.kernel)") { () throws(SystemError) in try file.size() }
         let kernel = try parse(file, size, field)
         for segment in kernel.segments {
-            let isWhole = try system("\(field) \(source.kernelImagePath)") { () throws(SystemError) in
+            let isWhole = try system("\(field) \(source.kernel)") { () throws(SystemError) in
                 try memory.load(
                     file, fileOffset: segment.fileOffset, count: segment.fileCount, at: segment.guestAddress)
             }
             guard isWhole else {
-                throw .configuration(field: field, problem: "\(source.kernelImagePath) shrank while it was read")
+                throw .configuration(field: field, problem: "\(source.kernel) shrank while it was read")
             }
         }
         let arguments = try commandLine(limit: kernel.commandLineLimit)
@@ -57,13 +57,11 @@ struct BootLoader {
         return processor
     }
 
-    private func open(_ path: String, _ field: String) throws(MachineError) -> Descriptor {
-        guard !Files.isDirectory(path) else { throw .configuration(field: field, problem: "\(path) is a directory") }
-        do throws(SystemError) {
-            return try Descriptor.open(path, .readOnly)
-        } catch {
-            throw .configuration(field: field, problem: "cannot open \(path): \(error.reason)")
+    private func open(_ file: HostFile, _ field: String) throws(MachineError) -> Descriptor {
+        if let path = file.path, Files.isDirectory(path) {
+            throw .configuration(field: field, problem: "\(path) is a directory")
         }
+        return try file.open(isReadOnly: true, field)
     }
 
     private func parse(
@@ -83,7 +81,7 @@ struct BootLoader {
                 return bytes
             }
         } catch {
-            let path = source.kernelImagePath
+            let path = source.kernel
             switch error {
             case .notAKernel(let reason):
                 throw .configuration(field: field, problem: "\(path) is not a kernel that can be booted: \(reason)")
@@ -116,8 +114,8 @@ struct BootLoader {
     }
 
     private func loadInitrd(above lowest: UInt64) throws(MachineError) -> Range<UInt64>? {
-        guard let path = source.initrdPath else { return nil }
-        let field = "boot-source.initrd_path"
+        guard let path = source.initrd else { return nil }
+        let field = path.descriptor == nil ? "boot-source.initrd_path" : "boot-source.initrd_fd"
         let file = try open(path, field)
         let size = try system("\(field) \(path)") { () throws(SystemError) in try file.size() }
         guard size > 0 else { throw .configuration(field: field, problem: "\(path) is empty") }

@@ -115,14 +115,20 @@ extension MachineConfiguration {
                 path: JSONPath([.member("drives"), .element(roots[1]), .member("is_root_device")]),
                 problem: "drives[\(roots[0])] is the root device already; there can be one")
         }
+        if let conflict = descriptorConflict { throw view.mismatch(conflict) }
     }
 }
 
 extension BootSource {
     init(reading view: JSONView) throws(JSONMismatch) {
-        try view.requireMembers(among: ["kernel_image_path", "initrd_path", "boot_args"])
-        kernelImagePath = try view.required("kernel_image_path").path()
-        initrdPath = try view.optional("initrd_path")?.path()
+        try view.requireMembers(among: [
+            "kernel_image_path", "kernel_image_fd", "initrd_path", "initrd_fd", "boot_args",
+        ])
+        guard let kernel = try view.file("kernel_image_path", "kernel_image_fd") else {
+            throw view.mismatch("kernel_image_path is missing (or kernel_image_fd, for a descriptor)")
+        }
+        self.kernel = kernel
+        initrd = try view.file("initrd_path", "initrd_fd")
         arguments = nil
         if let field = try view.optional("boot_args") {
             let text = try field.string()
@@ -152,11 +158,10 @@ extension MachineSettings {
         }
         tracksDirtyPages = try view.optional("track_dirty_pages")?.bool() ?? false
         if let field = try view.optional("huge_pages") {
-            let word = try field.string()
-            guard word != "2M" else {
-                throw field.mismatch("pages of the hugetlbfs pool are not supported; \"Transparent\" is")
-            }
             hugePages = HugePages(rawValue: try field.word(among: HugePages.allCases.map(\.rawValue))) ?? hugePages
+            guard hugePages != .pool || memoryInMiB.isMultiple(of: 2) else {
+                throw memory.mismatch("\(memoryInMiB) MiB are no whole number of pages of 2 MiB")
+            }
         }
         acpi = try view.optional("acpi")?.bool() ?? true
         if let field = try view.optional("cpu_template"), try field.string() != "None" {
@@ -168,15 +173,15 @@ extension MachineSettings {
 extension Drive {
     init(reading view: JSONView) throws(JSONMismatch) {
         try view.requireMembers(among: [
-            "drive_id", "path_on_host", "extents", "is_root_device", "is_read_only", "partuuid", "cache_type",
+            "drive_id", "path_on_host", "fd", "extents", "is_root_device", "is_read_only", "partuuid", "cache_type",
             "io_engine", "rate_limiter",
         ])
         let identifier = try view.required("drive_id").identifier()
         limit = try RateLimit.read(view.optional("rate_limiter"))
         isRootDevice = try view.optional("is_root_device")?.bool() ?? false
-        switch (try view.optional("path_on_host"), try view.optional("extents")) {
-        case (let field?, nil):
-            content = .path(try field.path())
+        switch (try view.file("path_on_host", "fd"), try view.optional("extents")) {
+        case (let file?, nil):
+            content = Content(file)
             isReadOnly = try view.optional("is_read_only")?.bool() ?? false
         case (nil, let field?):
             content = .extents(try Self.extents(field))
@@ -184,7 +189,9 @@ extension Drive {
             if let flag = try view.optional("is_read_only"), try !flag.bool() {
                 throw flag.mismatch("a drive of extents is read-only; leave it out or set it to true")
             }
-        case (nil, nil): throw view.mismatch("path_on_host is missing (or extents, for a drive made of several files)")
+        case (nil, nil):
+            throw view.mismatch(
+                "path_on_host is missing (or fd, for a descriptor, or extents, for a drive made of several files)")
         case (_, let field?): throw field.mismatch("a drive has either path_on_host or extents, not both")
         }
         self.identifier = identifier
@@ -205,12 +212,14 @@ extension Drive {
         }
         var result: [Extent] = []
         for element in elements {
-            try element.requireMembers(among: ["path", "offset", "length"])
+            try element.requireMembers(among: ["path", "fd", "offset", "length"])
+            guard let file = try element.file("path", "fd") else {
+                throw element.mismatch("path is missing (or fd, for a descriptor)")
+            }
             let limit: ClosedRange<UInt64> = 0...UInt64(Int64.max)
             result.append(
                 Extent(
-                    path: try element.required("path").path(),
-                    offset: try element.optional("offset")?.unsigned(in: limit) ?? 0,
+                    file, offset: try element.optional("offset")?.unsigned(in: limit) ?? 0,
                     length: try element.optional("length")?.unsigned(in: limit)))
         }
         return result
@@ -240,7 +249,7 @@ extension NetworkInterface {
         }
         switch name {
         case "socket_path": peer = .socket(try field.path())
-        case "host_dev_fd": peer = .descriptor(Int32(try field.unsigned(in: 0...UInt64(Int32.max))))
+        case "host_dev_fd": peer = .descriptor(try field.descriptor())
         default:
             let device = try field.string()
             guard !device.isEmpty, device.utf8.count < 16, !device.utf8.contains(0x2f) else {
@@ -263,9 +272,10 @@ extension NetworkInterface {
 
 extension Vsock {
     init(reading view: JSONView) throws(JSONMismatch) {
-        try view.requireMembers(among: ["guest_cid", "uds_path", "vsock_id"])
+        try view.requireMembers(among: ["guest_cid", "uds_path", "uds_fd", "vsock_id"])
         guestCID = UInt32(try view.required("guest_cid").unsigned(in: 3...0xffff_fffe))
         socketPath = try view.required("uds_path").path()
+        listener = try view.optional("uds_fd").map { field throws(JSONMismatch) in try field.descriptor() }
     }
 }
 
@@ -301,7 +311,29 @@ extension Logger.Level {
     }
 }
 
+extension Drive.Content {
+    init(_ file: HostFile) {
+        switch file {
+        case .path(let path): self = .path(path)
+        case .descriptor(let number): self = .descriptor(number)
+        }
+    }
+}
+
 extension JSONView {
+    /// A file that is named by one member or the other; nil where it is by neither.
+    func file(_ path: String, _ number: String) throws(JSONMismatch) -> HostFile? {
+        switch (try optional(path), try optional(number)) {
+        case (let field?, nil): return .path(try field.path())
+        case (nil, let field?): return .descriptor(try field.descriptor())
+        case (nil, nil): return nil
+        case (_, let field?): throw field.mismatch("there is \(path) already: either is wanted, not both")
+        }
+    }
+
+    /// The number of a descriptor.
+    func descriptor() throws(JSONMismatch) -> Int32 { Int32(try unsigned(in: 0...UInt64(Int32.max))) }
+
     /// The path of a file.
     fileprivate func path() throws(JSONMismatch) -> String {
         let text = try string()

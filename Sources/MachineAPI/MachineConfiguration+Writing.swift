@@ -7,8 +7,10 @@ extension MachineConfiguration {
     package var json: JSON {
         var result = JSONObject()
         result["boot-source"] = object([
-            ("kernel_image_path", .string(bootSource.kernelImagePath)),
-            ("initrd_path", bootSource.initrdPath.map(JSON.string)),
+            ("kernel_image_path", (bootSource.kernel.path).map(JSON.string)),
+            ("kernel_image_fd", (bootSource.kernel.descriptor).map(JSON.number)),
+            ("initrd_path", (bootSource.initrd?.path).map(JSON.string)),
+            ("initrd_fd", (bootSource.initrd?.descriptor).map(JSON.number)),
             ("boot_args", bootSource.arguments.map(JSON.string)),
         ])
         result["machine-config"] = object([
@@ -24,6 +26,7 @@ extension MachineConfiguration {
         if let vsock {
             result["vsock"] = object([
                 ("guest_cid", .number(vsock.guestCID)), ("uds_path", .string(vsock.socketPath)),
+                ("uds_fd", vsock.listener.map(JSON.number)),
             ])
         }
         if hasEntropyDevice { result["entropy"] = object([("rate_limiter", entropyLimit?.json)]) }
@@ -69,10 +72,14 @@ extension Drive {
         case .path(let path):
             members.append(("path_on_host", .string(path)))
             members.append(("is_read_only", .bool(isReadOnly)))
+        case .descriptor(let number):
+            members.append(("fd", .number(number)))
+            members.append(("is_read_only", .bool(isReadOnly)))
         case .extents(let extents):
             let list = extents.map { extent in
                 object([
-                    ("path", .string(extent.path)),
+                    ("path", (extent.file.path).map(JSON.string)),
+                    ("fd", (extent.file.descriptor).map(JSON.number)),
                     ("offset", .number(extent.offset)),
                     ("length", extent.length.map(JSON.number)),
                 ])

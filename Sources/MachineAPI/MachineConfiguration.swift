@@ -40,15 +40,19 @@ package struct MachineConfiguration: Equatable, Sendable {
 }
 
 package struct BootSource: Equatable, Sendable {
-    package var kernelImagePath: String
-    package var initrdPath: String?
+    package var kernel: HostFile
+    package var initrd: HostFile?
     /// nil for `BootSource.defaultArguments`.
     package var arguments: String?
 
-    package init(kernelImagePath: String, initrdPath: String? = nil, arguments: String? = nil) {
-        self.kernelImagePath = kernelImagePath
-        self.initrdPath = initrdPath
+    package init(kernel: HostFile, initrd: HostFile? = nil, arguments: String? = nil) {
+        self.kernel = kernel
+        self.initrd = initrd
         self.arguments = arguments
+    }
+
+    package init(kernelImagePath: String, initrdPath: String? = nil, arguments: String? = nil) {
+        self.init(kernel: .path(kernelImagePath), initrd: initrdPath.map(HostFile.path), arguments: arguments)
     }
 
     /// What a kernel is told where the configuration says nothing: console on the serial port, reboot (which ends the
@@ -64,6 +68,11 @@ package struct MachineSettings: Equatable, Sendable {
         /// Transparent huge pages are asked for: each page that a guest touches first is an exit, and there are up to
         /// 512 times fewer.
         case transparent = "Transparent"
+        /// Pages of 2 MiB from the host's hugetlbfs pool, all of them set aside before the machine is made.
+        case pool = "2M"
+
+        /// Whether memory comes in whole pages of 2 MiB only.
+        package var wantsWholePages: Bool { self != .none }
     }
 
     package var vcpuCount = 1
@@ -83,20 +92,26 @@ package struct Drive: Equatable, Sendable {
     package enum Content: Equatable, Sendable {
         /// A file or block device.
         case path(String)
+        /// One that the monitor was started with.
+        case descriptor(Int32)
         /// Files, one after another, each filled up with zeros to a multiple of 4 KiB. Read-only.
         case extents([Extent])
     }
 
     /// A part of a file.
     package struct Extent: Equatable, Sendable {
-        package var path: String
+        package var file: HostFile
         /// In bytes.
         package var offset: UInt64
         /// In bytes; nil for all that follows the offset.
         package var length: UInt64?
 
         package init(path: String, offset: UInt64 = 0, length: UInt64? = nil) {
-            self.path = path
+            self.init(.path(path), offset: offset, length: length)
+        }
+
+        package init(_ file: HostFile, offset: UInt64 = 0, length: UInt64? = nil) {
+            self.file = file
             self.offset = offset
             self.length = length
         }
@@ -198,6 +213,9 @@ package struct Vsock: Equatable, Sendable {
     package var guestCID: UInt32
     /// The unix socket for connections from the host, and the stem of those for connections from the guest.
     package var socketPath: String
+    /// A unix stream socket that the monitor was started with, and that listens already: connections from the host come
+    /// there, and `socketPath` is the stem alone.
+    package var listener: Int32?
 
     package init(guestCID: UInt32, socketPath: String) {
         self.guestCID = guestCID

@@ -39,16 +39,20 @@ package struct SnapshotStart: Equatable, Sendable {
         let snapshot = try view.required("snapshot")
         try snapshot.requireMembers(
             among: [
-                "snapshot_path", "mem_backend", "resume_vm", "vsock_override", "track_dirty_pages", "clock_realtime",
+                "snapshot_path", "snapshot_fd", "mem_backend", "resume_vm", "vsock_override", "track_dirty_pages", "clock_realtime",
                 "working_set_path", "network_overrides", "drive_overrides",
             ])
         let backend = try snapshot.required("mem_backend")
-        try backend.requireMembers(among: ["backend_type", "backend_path"])
+        try backend.requireMembers(among: ["backend_type", "backend_path", "backend_fd"])
         let kind = try backend.required("backend_type")
-        let path = try backend.required("backend_path").string()
+        guard let file = try backend.file("backend_path", "backend_fd") else {
+            throw backend.mismatch("backend_path is missing (or backend_fd, for a descriptor)")
+        }
+        guard let state = try snapshot.file("snapshot_path", "snapshot_fd") else {
+            throw snapshot.mismatch("snapshot_path is missing (or snapshot_fd, for a descriptor)")
+        }
         let isServed = try kind.word(among: ["File", "Uffd"]) == "Uffd"
-        loading = SnapshotLoading(
-            statePath: try snapshot.required("snapshot_path").string(), memory: isServed ? .server(path) : .file(path))
+        loading = SnapshotLoading(state: state, memory: isServed ? .server(file) : .file(file))
         loading.resumes = true
         if let resumes = try snapshot.optional("resume_vm"), try !resumes.bool() {
             throw resumes.mismatch("what a configuration file describes runs at once")
@@ -57,8 +61,9 @@ package struct SnapshotStart: Equatable, Sendable {
         loading.advancesClock = try snapshot.optional("clock_realtime")?.bool() ?? false
         loading.workingSetPath = try snapshot.optional("working_set_path")?.string()
         if let vsock = try snapshot.optional("vsock_override") {
-            try vsock.requireMembers(among: ["uds_path"])
+            try vsock.requireMembers(among: ["uds_path", "uds_fd"])
             loading.vsockPath = try vsock.required("uds_path").string()
+            if let field = try vsock.optional("uds_fd") { loading.vsockListener = try field.descriptor() }
         }
         if let list = try snapshot.optional("network_overrides") {
             for element in try list.elements() {
@@ -75,6 +80,7 @@ package struct SnapshotStart: Equatable, Sendable {
                     SnapshotLoading.DriveOverride(identifier: drive.identifier, content: drive.content))
             }
         }
+        if let conflict = loading.descriptorConflict { throw snapshot.mismatch(conflict) }
         if let list = try view.optional("drives") {
             for element in try list.elements() { drives.append(try Drive(reading: element)) }
         }

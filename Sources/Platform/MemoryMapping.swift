@@ -9,6 +9,8 @@ internal import Glibc
     package let start: UnsafeMutableRawPointer
     /// In bytes.
     package let count: Int
+    /// The least bytes that are there, or missing, together.
+    package let pageSize: UInt64
 
     /// Maps `count` bytes.
     /// - Parameters:
@@ -27,6 +29,19 @@ internal import Glibc
         guard let start = unsafe result, unsafe start != MAP_FAILED else { throw SystemError("mmap") }
         unsafe self.start = unsafe start
         self.count = count
+        pageSize = 4096
+    }
+
+    /// Maps anonymous memory of 2 MiB pages, private, from the host's hugetlbfs pool. They are set aside for it now:
+    /// ENOMEM where the pool has too few.
+    package init(hugePages count: Int) throws(SystemError) {
+        // MAP_HUGE_2MB: the binary logarithm of the size, in its place.
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << 26
+        let result = unsafe mmap(nil, count, PROT_READ | PROT_WRITE, flags, -1, 0)
+        guard let start = unsafe result, unsafe start != MAP_FAILED else { throw SystemError("mmap") }
+        unsafe self.start = unsafe start
+        self.count = count
+        pageSize = 2 << 20
     }
 
     deinit {

@@ -76,6 +76,9 @@ package import Platform
             tracksWrites: tracksWrites)
     }
 
+    /// The size of the host's pages that it is made of, in bytes.
+    package var pageSize: UInt64 { mapping.pageSize }
+
     /// Tells the kernel how all of the memory is used (madvise(2)).
     package func advise(_ advice: Int32) throws(SystemError) { try mapping.advise(advice) }
 

@@ -181,7 +181,7 @@ struct TemplateKey: Equatable, Sendable {
             "arguments \(machine.bootSource.arguments ?? "")",
             "processors \(machine.machine.vcpuCount)", "memory \(machine.machine.memoryInMiB)",
         ]
-        for path in [monitor, machine.bootSource.kernelImagePath, machine.bootSource.initrdPath] {
+        for path in [monitor, machine.bootSource.kernel.path, machine.bootSource.initrd?.path] {
             guard let path else { continue }
             lines.append("file \(try Self.fingerprint(path)) \(path)")
         }

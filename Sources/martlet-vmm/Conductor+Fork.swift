@@ -106,11 +106,12 @@ extension Drive.Content {
         func resolve(_ path: String) -> String { path.hasPrefix("/") ? path : "\(directory)/\(path)" }
         switch self {
         case .path(let path): return .path(resolve(path))
+        case .descriptor: return self
         case .extents(let extents):
             return .extents(
                 extents.map { extent in
                     var extent = extent
-                    extent.path = resolve(extent.path)
+                    if case .path(let path) = extent.file { extent.file = .path(resolve(path)) }
                     return extent
                 })
         }

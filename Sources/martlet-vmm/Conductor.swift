@@ -117,13 +117,15 @@ final class Conductor: @unchecked Sendable {
     ) throws(MachineError) -> Machine {
         let memory: RestoreRequest.Memory =
             switch loading.memory {
-            case .file(let path): .file(path)
-            case .server(let path): .server(path)
+            case .file(let file): .file(file)
+            case .server(let socket): .server(socket)
             }
-        var request = RestoreRequest(statePath: loading.statePath, memory: memory)
+        var request = RestoreRequest(state: loading.state, memory: memory)
         request.tracksDirtyPages = loading.tracksDirtyPages
         request.vsockPath = loading.vsockPath
+        request.overrides.vsockListener = loading.vsockListener
         request.workingSetPath = loading.workingSetPath
+        request.hugePages = loading.hugePages
         request.clock = loading.advancesClock ? .catchesUp : .standsStill
         request.drives = loading.drives.map {
             RestoreRequest.DriveOverride(identifier: $0.identifier, content: $0.content)

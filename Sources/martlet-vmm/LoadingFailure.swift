@@ -15,6 +15,8 @@ extension EffectFailure {
         let server = "Failed to load guest memory: Error creating guest memory from uffd: "
         switch error {
         case .configuration("mem_backend", let problem): return "\(server)\(problem)"
+        case .configuration("snapshot_fd", let problem): return "\(state)Failed to open snapshot file: \(problem)"
+        case .configuration("backend_fd", let problem): return "\(memory)\(problem)"
         case .system(let purpose, let cause):
             if purpose.hasPrefix("the state file") {
                 return "\(state)Failed to open snapshot file: \(Checks.text(cause))"
@@ -24,7 +26,7 @@ extension EffectFailure {
                 return "\(server)Failed to connect to UDS Unix stream: \(Checks.text(cause))"
             }
             return "\(error)"
-        case .snapshot(loading.statePath, let cause):
+        case .snapshot("\(loading.state)", let cause):
             return "\(state)Failed to load snapshot state from file: \(cause)"
         case .configuration("network_overrides", let problem):
             return "\(state)Unknown Network Device. (\(problem))"

@@ -115,10 +115,10 @@ enum SnapshotTransfer {
             drive.identifier == ContainerConfiguration.rootDrive, case .extents(let extents) = drive.content
         else { throw SnapshotsError.refused("its machine has not just the disk of an image") }
         return try extents.map { extent in
-            guard extent.offset == 0, let length = extent.length else {
+            guard extent.offset == 0, let length = extent.length, let path = extent.file.path else {
                 throw SnapshotsError.refused("its disk is made of parts of files")
             }
-            return ContainerConfiguration.DiskPart(path: extent.path, length: length)
+            return ContainerConfiguration.DiskPart(path: path, length: length)
         }
     }
 }

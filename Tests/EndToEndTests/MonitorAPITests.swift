@@ -96,6 +96,141 @@ extension EndToEnd {
             #expect(lines.last?.contains(#""utc_timestamp_ms""#) == true, "\(output)")
         }
 
+        /// A monitor that is told no path but where its guest's calls go, and what it says of descriptors that are none
+        /// of these. The socket of the vsock device is made by who starts it.
+        @Test func descriptorsInsteadOfPaths() throws {
+            let directory = "\(stage.root)/monitor-descriptors"
+            try makeInitrd(directory, "")
+            let output = try stage.onHost(
+                """
+                \(prelude(directory, kernel: "\(stage.tree)/libexec/martlet/vmlinux"))
+                head -c 1048576 /dev/zero >disk; mkfifo pipe; exec 9<>pipe
+                cat >listen.py <<'END'
+                import os, socket, sys
+                s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); os.dup2(s.fileno(), 8)
+                os.execv(sys.argv[2], sys.argv[2:])
+                END
+                cat >call.py <<'END'
+                import socket, sys
+                s = socket.socket(socket.AF_UNIX); s.settimeout(60); s.connect(sys.argv[1])
+                s.send(b"CONNECT 7\\n"); print("answered", s.recv(9))
+                END
+                start() {
+                    socket=$1.sock console=$1.console
+                    mkfifo $1.status
+                    python3 listen.py $1.vsock '\(stage.tree)/libexec/martlet/martlet-vmm' --api-sock $socket \
+                        --log-path $1.log --status-fd 3 3>$1.status >$console 2>$1.errors </dev/null &
+                    pid=$!
+                    read -r line <$1.status
+                }
+                exec 4<\(directory)/initrd.cpio 5<'\(stage.tree)/libexec/martlet/vmlinux' 6<disk 7<>disk
+                start one
+                ask PUT boot-source '{"kernel_image_fd":99}'
+                ask PUT boot-source '{"kernel_image_fd":9}'
+                ask PUT boot-source '{"kernel_image_fd":1}'
+                ask PUT drives/d '{"drive_id":"d","is_root_device":false,"fd":6}'
+                ask PUT vsock '{"guest_cid":3,"uds_path":"one.vsock","uds_fd":7}'
+                echo refused
+                ask PUT machine-config '{"vcpu_count":1,"mem_size_mib":128}'
+                ask PUT boot-source '{"kernel_image_fd":5,"initrd_fd":4,"boot_args":"console=ttyS0 reboot=t panic=-1"}'
+                ask PUT drives/d '{"drive_id":"d","is_root_device":false,"fd":7}'
+                ask PUT vsock '{"guest_cid":3,"uds_path":"one.vsock","uds_fd":8}'
+                ask PUT actions '{"action_type":"InstanceStart"}'
+                await ready
+                python3 call.py one.vsock
+                ask PATCH vm '{"state":"Paused"}'
+                ask PUT snapshot/create '{"snapshot_path":"state","mem_file_path":"memory"}'
+                kill $pid; wait $pid; echo "status $?"; ls one.vsock
+                exec 4<state 5<memory
+                start two
+                ask PUT snapshot/load '{"snapshot_fd":4,"mem_backend":{"backend_type":"File","backend_fd":5},"vsock_override":{"uds_path":"two.vsock","uds_fd":8}}'
+                wait $pid; echo "status $?"
+                start three
+                ask PUT snapshot/load '{"snapshot_fd":4,"mem_backend":{"backend_type":"File","backend_fd":5},"resume_vm":true,"drive_overrides":[{"drive_id":"d","fd":7}],"vsock_override":{"uds_path":"three.vsock","uds_fd":8}}'
+                await tick
+                python3 call.py three.vsock
+                ask GET vm/config | grep -o '"fd":7\\|"uds_fd":8'
+                kill $pid; wait $pid; echo "status $?"
+                """)
+            let parts = output.split(separator: "refused\n", maxSplits: 1).map(String.init)
+            try #require(parts.count == 2, "\(output)")
+            let refusals = parts[0].split(separator: "\n")
+            #expect(refusals.count == 5 && refusals.allSatisfy { $0.hasSuffix("400") }, "\(output)")
+            for (line, words) in zip(
+                refusals,
+                [
+                    "descriptor 99 is not open", "descriptor 9 is no file and no block device",
+                    "descriptor 1 is not one that the monitor was started with for this",
+                    "descriptor 6 is open for reading only", "descriptor 7 is no unix stream socket",
+                ])
+            { #expect(line.contains(words), "\(line)") }
+            let rest = parts[1].split(separator: "\n").map(String.init)
+            #expect(
+                rest.filter { !$0.contains("fault_message") } == [
+                    " 204", " 204", " 204", " 204", " 204", "answered b\'\'", " 204", " 204", "status 0", "one.vsock",
+                    "status 1", " 204", "answered b\'\'", #""fd":7"#, #""uds_fd":8"#, "status 0",
+                ], "\(output)")
+            // Its number means nothing to another monitor.
+            #expect(
+                rest.first { $0.contains("fault_message") }?.contains("drive d was descriptor 7") == true, "\(output)")
+        }
+
+        /// Memory from the pool: of a machine that boots, of one that goes on from a file or from a server, and none.
+        @Test func hugePages() throws {
+            let directory = "\(stage.root)/monitor-huge"
+            try makeInitrd(directory, "")
+            let output = try stage.onHost(
+                """
+                \(prelude(directory, kernel: "\(stage.tree)/libexec/martlet/vmlinux"))
+                pool() { echo $1 >/proc/sys/vm/nr_hugepages; }
+                trap 'pool 0' EXIT
+                pages() { sed -n 's/HugetlbPages:[ \t]*//p' /proc/$pid/status; }
+                load() {
+                    ask PUT snapshot/load '{"snapshot_path":"state","resume_vm":true,"mem_backend":'"$1"'}'
+                }
+                monitor one
+                pool 3
+                ask PUT machine-config '{"vcpu_count":1,"mem_size_mib":128,"huge_pages":"2M"}'
+                ask PUT boot-source '{"kernel_image_path":"\(stage.tree)/libexec/martlet/vmlinux","initrd_path":"\(directory)/initrd.cpio","boot_args":"console=ttyS0 reboot=t panic=-1"}'
+                ask PUT actions '{"action_type":"InstanceStart"}'
+                pool 64
+                ask PUT actions '{"action_type":"InstanceStart"}'
+                await ready; pages
+                ask PATCH vm '{"state":"Paused"}'
+                ask PUT snapshot/create '{"snapshot_path":"state","mem_file_path":"memory"}'
+                test $(du -k memory | cut -f 1) -lt 65536 && echo sparse
+                kill $pid; wait $pid; echo "status $?"
+                monitor two
+                load '{"backend_type":"File","backend_path":"memory"}'
+                await tick; pages; kill $pid; wait $pid; echo "status $?"
+                mkfifo served; '\(stage.tree)/libexec/martlet/martlet-pages' --memory memory --listen pages.sock >served & server=$!
+                read -r line <served
+                monitor three
+                load '{"backend_type":"Uffd","backend_path":"pages.sock"}'
+                await tick; pages; kill $pid; wait $pid; echo "status $?"
+                pool 0
+                monitor four
+                load '{"backend_type":"File","backend_path":"memory"},"huge_pages":"None"'
+                await tick; pages; kill $pid; wait $pid; echo "status $?"
+                monitor five
+                load '{"backend_type":"Uffd","backend_path":"pages.sock"}'
+                wait $pid; echo "status $?"; kill $server; wait $server; true
+                """)
+            let lines = output.split(separator: "\n").map(String.init)
+            let faults = lines.filter { $0.contains("fault_message") }
+            // Served pages come as they are touched.
+            let served = lines.filter { $0.hasSuffix(" kB") }.dropFirst(2).first.flatMap { Int($0.dropLast(3)) } ?? 0
+            #expect(served > 0 && served < 131_072 && served % 2048 == 0, "\(output)")
+            #expect(
+                lines.filter { !$0.contains("fault_message") } == [
+                    " 204", " 204", " 204", "131072 kB", " 204", " 204", "sparse", "status 0", " 204", "131072 kB",
+                    "status 0", " 204", "\(served) kB", "status 0", " 204", "0 kB", "status 0", "status 1",
+                ], "\(output)")
+            #expect(faults.count == 2, "\(output)")
+            #expect(faults.first?.contains("sysctl vm.nr_hugepages=64") == true, "\(output)")
+            #expect(faults.last?.contains("64 pages of 2 MiB, and 0 of the host's pool are free") == true, "\(output)")
+        }
+
         /// Debian's kernel has a driver for a keyboard, which it finds by ACPI.
         @Test func threeKeysRebootAGuest() throws {
             let directory = "\(stage.root)/monitor-keys"

@@ -118,6 +118,36 @@ import Wire
         #expect(loading.drives == [.init(identifier: "d", content: .path("p"))])
     }
 
+    @Test func descriptorsInsteadOfPaths() throws {
+        let routed = try route(
+            .put, "/snapshot/load",
+            """
+            {"snapshot_fd":3,"mem_backend":{"backend_type":"Uffd","backend_fd":4},"huge_pages":"2M",
+             "network_overrides":[{"iface_id":"e","host_dev_fd":5}],"vsock_override":{"uds_path":"v","uds_fd":6},
+             "drive_overrides":[{"drive_id":"d","fd":7}]}
+            """
+        ).get()
+        guard case .loadSnapshot(let loading) = routed.request else { throw RequestFault("no loading") }
+        #expect(loading.state == .descriptor(3) && loading.memory == .server(.descriptor(4)))
+        #expect(loading.interfaces.map(\.peer) == [.descriptor(5)] && loading.vsockListener == 6)
+        #expect(loading.drives == [.init(identifier: "d", content: .descriptor(7))])
+        #expect(loading.hugePages == .pool)
+        for (path, body, words) in [
+            ("/boot-source", #"{"boot_args":""}"#, "missing field `kernel_image_path` at line 1 column 16."),
+            (
+                "/boot-source", #"{"kernel_image_path":"k","kernel_image_fd":3}"#,
+                "too many fields: either `kernel_image_path` or `kernel_image_fd` is required."
+            ),
+            (
+                "/drives/d", #"{"drive_id":"d","is_root_device":false,"path_on_host":"p","fd":3}"#,
+                "too many fields: either `path_on_host` or `fd` is required."
+            ),
+        ] {
+            guard case .failure(let fault) = route(.put, path, body) else { throw RequestFault("\(path) is taken") }
+            #expect(fault.message == "An error occurred when deserializing the json body of a request: \(words)")
+        }
+    }
+
     @Test func forks() throws {
         let routed = try route(
             .put, "/fork",

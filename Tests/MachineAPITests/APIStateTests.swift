@@ -116,7 +116,7 @@ extension HTTPResponse {
         .setMachine(MachineUpdate()), .setBootSource(BootSource(kernelImagePath: "k")), .setEntropy(nil), .start,
         .setVsock(Vsock(guestCID: 3, socketPath: "v")), .setSerial(Serial()), .setLogger(Logger()),
         .setMetrics(MetricsSettings(path: "m")), .setSpareSlots(1),
-        .loadSnapshot(SnapshotLoading(statePath: "s", memory: .file("m"))),
+        .loadSnapshot(SnapshotLoading(state: "s", memory: .file("m"))),
     ]
     static let onlyAfter: [APIRequest] = [
         .pause, .resume, .flushMetrics, .sendCtrlAltDel, .updateDrive(id: "d", path: nil, limit: nil),
@@ -139,7 +139,7 @@ extension HTTPResponse {
     }
 
     @Test func snapshotsAreLoadedIntoFreshProcessesOnly() throws {
-        let load = APIRequest.loadSnapshot(SnapshotLoading(statePath: "s", memory: .file("m")))
+        let load = APIRequest.loadSnapshot(SnapshotLoading(state: "s", memory: .file("m")))
         var used = Player()
         _ = try used.send(.put, "/entropy", "{}")
         #expect(
@@ -157,7 +157,7 @@ extension HTTPResponse {
         #expect(failed.send(load).fault == "Load snapshot error: Failed to restore from snapshot: no such file")
         #expect(failed.state.isUseless)
         var resuming = Player()
-        var loading = SnapshotLoading(statePath: "s", memory: .file("m"))
+        var loading = SnapshotLoading(state: "s", memory: .file("m"))
         loading.resumes = true
         _ = resuming.send(.loadSnapshot(loading))
         #expect(resuming.state.phase == .running)
@@ -191,6 +191,7 @@ extension HTTPResponse {
         #expect(
             try player.send(.patch, "/machine-config", #"{"mem_size_mib":129,"huge_pages":"Transparent"}"#).fault
                 == memory)
+        #expect(try player.send(.patch, "/machine-config", #"{"mem_size_mib":129,"huge_pages":"2M"}"#).fault == memory)
         #expect(player.state.configuration.machine == MachineSettings())
         #expect(try player.send(.patch, "/machine-config", #"{"vcpu_count":3}"#).status == .noContent)
         #expect(try player.send(.patch, "/machine-config", #"{"smt":true}"#).fault == count)
@@ -340,6 +341,33 @@ extension HTTPResponse {
             try player.send(.put, "/metrics", #"{"metrics_path":"m"}"#).fault
                 == "Metrics error: Cannot initialize the metrics system due to bad user input: Reinitialization of "
                 + "metrics not allowed.")
+    }
+
+    /// What the machine has already cannot be something else too, before the start and after it.
+    @Test func aDescriptorIsOneThing() throws {
+        var player = Player()
+        func fault(_ path: String, _ body: String) throws -> String? { try player.send(.put, path, body).fault }
+        #expect(try fault("/boot-source", #"{"kernel_image_fd":3,"initrd_fd":4}"#) == nil)
+        #expect(try fault("/spare-slots", #"{"count":2}"#) == nil)
+        #expect(try fault("/drives/a", #"{"drive_id":"a","is_root_device":false,"fd":5}"#) == nil)
+        // Once more the same drive.
+        #expect(try fault("/drives/a", #"{"drive_id":"a","is_root_device":false,"fd":5}"#) == nil)
+        let drive = "Drive config error: descriptor 5 is the drive a already, and cannot be the drive b too"
+        #expect(try fault("/drives/b", #"{"drive_id":"b","is_root_device":false,"fd":5}"#) == drive)
+        #expect(
+            try fault("/network-interfaces/n", #"{"iface_id":"n","host_dev_fd":3}"#)
+                == "Network config error: descriptor 3 is the kernel already, and cannot be the interface n too")
+        #expect(
+            try fault("/vsock", #"{"guest_cid":3,"uds_path":"v","uds_fd":4}"#)
+                == "Vsock config error: descriptor 4 is the initrd already, and cannot be the vsock device too")
+        #expect(try fault("/actions", #"{"action_type":"InstanceStart"}"#) == nil)
+        #expect(try fault("/drives/b", #"{"drive_id":"b","is_root_device":false,"fd":5}"#) == drive)
+        var other = Player()
+        #expect(
+            try other.send(
+                .put, "/snapshot/load",
+                #"{"snapshot_fd":6,"mem_backend":{"backend_type":"File","backend_fd":6}}"#
+            ).fault == "Load snapshot error: descriptor 6 is the state already, and cannot be the memory too")
     }
 
     /// Whatever is asked in whatever order: a refusal changes nothing, a machine never goes back, and only the effects

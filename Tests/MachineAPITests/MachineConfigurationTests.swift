@@ -91,8 +91,21 @@ import Wire
             "machine-config.vcpu_count", "even"
         ),
         (
-            "{\(boot),\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":128,\"huge_pages\":\"2M\"}}",
-            "machine-config.huge_pages", "Transparent"
+            "{\(boot),\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":129,\"huge_pages\":\"2M\"}}",
+            "machine-config.mem_size_mib", "pages of 2 MiB"
+        ),
+        ("{\"boot-source\":{}}", "boot-source", "kernel_image_fd"),
+        (
+            "{\"boot-source\":{\"kernel_image_path\":\"k\",\"kernel_image_fd\":3}}", "boot-source.kernel_image_fd",
+            "not both"
+        ),
+        (
+            "{\"boot-source\":{\"kernel_image_fd\":3,\"initrd_fd\":3}}", "",
+            "descriptor 3 is the kernel already, and cannot be the initrd too"
+        ),
+        (
+            "{\(boot),\"drives\":[{\"drive_id\":\"a\",\"fd\":4}],\"vsock\":{\"guest_cid\":3,\"uds_path\":\"v\",\"uds_fd\":4}}",
+            "", "descriptor 4 is the drive a already"
         ),
         ("{\(boot),\"drives\":[{\"drive_id\":\"a\"}]}", "drives[0]", "path_on_host is missing"),
         (
@@ -165,5 +178,24 @@ import Wire
             guard let configuration = try? MachineConfiguration(parsing: bytes) else { continue }
             #expect((try? MachineConfiguration(parsing: configuration.json.encoded())) == configuration)
         }
+    }
+
+    /// What is named by descriptors reads, is written and reads again as the same.
+    @Test func descriptorsInsteadOfPaths() throws {
+        let configuration = try MachineConfiguration(
+            parsing: Array(
+                """
+                {"boot-source": {"kernel_image_fd": 3, "initrd_fd": 4},
+                 "machine-config": {"vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "2M"},
+                 "drives": [{"drive_id": "a", "fd": 5, "is_read_only": true},
+                            {"drive_id": "b", "extents": [{"fd": 6, "length": 4096}, {"fd": 6, "offset": 4096}, {"path": "x"}]}],
+                 "network-interfaces": [{"iface_id": "n", "host_dev_fd": 7}],
+                 "vsock": {"guest_cid": 3, "uds_path": "v", "uds_fd": 8}}
+                """.utf8))
+        #expect(configuration.bootSource == BootSource(kernel: .descriptor(3), initrd: .descriptor(4)))
+        #expect(configuration.drives[0].content == .descriptor(5))
+        #expect(configuration.vsock?.listener == 8)
+        #expect(configuration.descriptors.map(\.number) == [3, 4, 5, 6, 7, 8])
+        #expect(try MachineConfiguration(parsing: configuration.json.encoded()) == configuration)
     }
 }

@@ -48,7 +48,7 @@ import Wire
         }
         var result: JSON = ["type": "object", "properties": .object(properties)]
         var members = result.objectValue ?? JSONObject()
-        let required = body.fields.filter(\.isRequired).map(\.name)
+        let required = body.fields.filter { $0.isRequired && $0.alternative == nil }.map(\.name)
         if !required.isEmpty { members["required"] = .array(required.map(JSON.string)) }
         if body.refusesUnknown { members["additionalProperties"] = false }
         result = .object(members)

@@ -88,7 +88,7 @@ final class Script {
     }
 
     func restore(_ files: SnapshotFiles, tracksDirtyPages: Bool = false) throws {
-        var request = RestoreRequest(statePath: files.state, memory: .file(files.memory))
+        var request = RestoreRequest(state: .path(files.state), memory: .file(.path(files.memory)))
         request.serial = Serial(outputPath: console.path)
         request.tracksDirtyPages = tracksDirtyPages
         machine = try Machine(restoring: request, observer: observer())

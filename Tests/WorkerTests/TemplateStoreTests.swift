@@ -115,7 +115,7 @@ import Testing
                 names.insert(try TemplateKey(machine, monitor: "\(root)/vmm").name)
             }
             #expect(names.count == 7)
-            machine.bootSource.kernelImagePath = "\(root)/missing"
+            machine.bootSource.kernel = .path("\(root)/missing")
             #expect(throws: SystemError.self) { try TemplateKey(machine, monitor: "\(root)/vmm") }
         }
     }

@@ -42,8 +42,10 @@ extension Machine {
             try checkSharing(child)
             configurations.append(try child.apply(to: configuration))
         }
+        if memory.pageSize > 4096 { try HugePagePool.checkForks(children.count, of: memory) }
         let wanted = configurations
-        let descriptors = children.map { kept + $0.networkDescriptors }
+        let drives = wanted.map { $0.drives.flatMap(\.content.descriptors) }
+        let descriptors = zip(children, drives).map { kept + $0.networkDescriptors + $1 }
         let channel = try system("a fork") { () throws(SystemError) in try ForkChannel() }
         let start = monotonicNanoseconds()
         var pause = ForkPause()

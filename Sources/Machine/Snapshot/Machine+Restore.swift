@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Glibc
 internal import KVM
 internal import MachineAPI
 internal import Platform
@@ -13,14 +14,16 @@ extension Machine {
     /// It is a new individual: its generation identifier is another, and the guest is told so before anything of it
     /// runs; its vsock streams are gone, which the guest is told as well.
     package convenience init(restoring request: RestoreRequest, observer: MachineObserver) throws(MachineError) {
-        let state = try Self.readState(request.statePath)
+        let state = try Self.readState(request.state)
         guard state.kind == .full else {
             throw .configuration(
                 field: "snapshot_path",
-                problem: "\(request.statePath) is a diff: join it with the snapshots before it first")
+                problem: "\(request.state) is a diff: join it with the snapshots before it first")
         }
+        try request.overrides.checkDescriptors(of: state.configuration)
         var configuration = try request.overrides.apply(to: state.configuration)
         configuration.machine.tracksDirtyPages = request.tracksDirtyPages
+        configuration.machine.hugePages = request.hugePages ?? configuration.machine.hugePages
         try HostMemory.check(sizeInBytes: state.memorySize)
         let host = try HostVM(configuration.machine)
         var time = SavedTime()
@@ -31,9 +34,10 @@ extension Machine {
             time.advanceInNanoseconds = now > state.wallClock ? now - state.wallClock : 0
         }
         let (memory, source) = try Self.mapMemory(
-            request.memory, state, tracksWrites: request.tracksDirtyPages, observer)
+            request.memory, state, configuration.machine, observer)
         var workingSet: WorkingSet?
-        if let path = request.workingSetPath {
+        // Pages of the pool are all there.
+        if let path = request.workingSetPath, memory.pageSize == 4096 {
             workingSet = WorkingSet.load(path, of: state) { observer.log(.warning, $0) }
             workingSet?.populate(memory, isWritten: true)
         }
@@ -53,24 +57,56 @@ extension Machine {
         if let workingSet, !prefault(workingSet) { workingSet.populate(memory, isWritten: false) }
     }
 
-    static func readState(_ path: String) throws(MachineError) -> MachineState {
-        let bytes = try system("the state file \(path)") { () throws(SystemError) in
-            try Files.read(path, limit: SnapshotFile.sizeLimitInBytes)
+    static func readState(_ path: String) throws(MachineError) -> MachineState { try readState(.path(path)) }
+
+    static func readState(_ file: HostFile) throws(MachineError) -> MachineState {
+        let bytes: [UInt8]
+        switch file {
+        case .path(let path):
+            bytes = try system("the state file \(path)") { () throws(SystemError) in
+                try Files.read(path, limit: SnapshotFile.sizeLimitInBytes)
+            }
+        case .descriptor:
+            let opened = try file.open(isReadOnly: true, "snapshot_fd")
+            bytes = try system("the state file \(file)") { () throws(SystemError) in
+                // From its beginning, wherever another has read to.
+                let size = try opened.size()
+                guard size <= SnapshotFile.sizeLimitInBytes else { throw SystemError("read", code: EFBIG) }
+                var bytes = [UInt8](repeating: 0, count: Int(size))
+                let outcome: Result<Int, SystemError> = unsafe bytes.withUnsafeMutableBytes { space in
+                    do throws(SystemError) {
+                        return .success(try unsafe opened.readFully(into: space, at: 0))
+                    } catch { return .failure(error) }
+                }
+                return Array(bytes.prefix(try outcome.get()))
+            }
         }
         do throws(SnapshotFileError) { return try MachineState(reading: bytes) } catch {
-            throw .snapshot(path: path, error)
+            throw .snapshot(path: "\(file)", error)
         }
     }
 
     private static func mapMemory(
-        _ source: RestoreRequest.Memory, _ state: MachineState, tracksWrites: Bool, _ observer: MachineObserver
-    ) throws(MachineError) -> (GuestMemory, MemorySource) {
+        _ source: RestoreRequest.Memory, _ state: MachineState, _ settings: MachineSettings, _ observer: MachineObserver
+    ) throws(MachineError) -> (GuestMemory, MemorySource?) {
+        let tracksWrites = settings.tracksDirtyPages
         switch source {
-        case .file(let path):
-            let purpose = "the memory file \(path)"
-            let file = SharedDescriptor(
-                try system(purpose) { () throws(SystemError) in try Descriptor.open(path, .readOnly) })
-            try MemoryFile.check(file.descriptor, path, state)
+        case .file(let named):
+            let purpose = "the memory file \(named)"
+            let file: SharedDescriptor
+            switch named {
+            case .path(let path):
+                file = SharedDescriptor(
+                    try system(purpose) { () throws(SystemError) in try Descriptor.open(path, .readOnly) })
+            case .descriptor: file = SharedDescriptor(try named.open(isReadOnly: true, "backend_fd"))
+            }
+            try MemoryFile.check(file.descriptor, "\(named)", state)
+            if settings.hugePages == .pool {
+                // They cannot be a mapping of a file of another file system: what is in it is read.
+                let memory = try HugePagePool.allocate(state.memoryRanges, tracksWrites: tracksWrites)
+                try system(purpose) { () throws(SystemError) in try memory.fill(from: file.descriptor) }
+                return (memory, nil)
+            }
             let memory = try system(purpose) { () throws(SystemError) in
                 GuestMemory(
                     try MemoryMapping(
@@ -78,11 +114,14 @@ extension Machine {
                     ranges: state.memoryRanges, tracksWrites: tracksWrites)
             }
             return (memory, .file(MemoryBase(file: file, identifier: state.identifier)))
-        case .server(let path):
-            let memory = try system("the machine's memory") { () throws(SystemError) in
-                try GuestMemory(anonymous: state.memoryRanges, tracksWrites: tracksWrites)
-            }
-            return (memory, .server(try ServedMemory(of: memory, at: path, lost: observer.memoryLost)))
+        case .server(let socket):
+            let memory =
+                settings.hugePages == .pool
+                ? try HugePagePool.allocate(state.memoryRanges, tracksWrites: tracksWrites)
+                : try system("the machine's memory") { () throws(SystemError) in
+                    try GuestMemory(anonymous: state.memoryRanges, tracksWrites: tracksWrites)
+                }
+            return (memory, .server(try ServedMemory(of: memory, at: socket, lost: observer.memoryLost)))
         }
     }
 }

@@ -34,10 +34,34 @@ package struct MachineOverrides: Equatable, Sendable {
     package var networkInterfaces: [Interface] = []
     /// The unix socket of the vsock device; nil for that of the state.
     package var vsockPath: String?
+    /// The socket that listens for it already, by its number.
+    package var vsockListener: Int32?
     /// Where the console's output goes; nil for where it went.
     package var serial: Serial?
 
     package init() {}
+
+    /// Descriptors of the monitor that saved the machine are none of this one's: what was one is to be overridden.
+    func checkDescriptors(of saved: MachineConfiguration) throws(MachineError) {
+        for drive in saved.drives {
+            guard let number = drive.content.descriptors.first,
+                !drives.contains(where: { $0.identifier == drive.identifier })
+            else { continue }
+            throw .configuration(
+                field: "drive_overrides",
+                problem: "the saved machine's drive \(drive.identifier) was descriptor \(number) of its monitor: say what it "
+                    + "is here")
+        }
+        for interface in saved.networkInterfaces {
+            guard case .descriptor(let number) = interface.peer,
+                !networkInterfaces.contains(where: { $0.identifier == interface.identifier })
+            else { continue }
+            throw .configuration(
+                field: "network_overrides",
+                problem: "the saved machine's interface \(interface.identifier) was descriptor \(number) of its monitor: "
+                    + "say what it is here")
+        }
+    }
 
     /// The configuration of the machine, which was saved with `saved`.
     func apply(to saved: MachineConfiguration) throws(MachineError) -> MachineConfiguration {
@@ -66,6 +90,8 @@ package struct MachineOverrides: Equatable, Sendable {
             }
             result.vsock?.socketPath = vsockPath
         }
+        // What listens is another's, if not this one's.
+        result.vsock?.listener = vsockListener
         if let serial { result.serial = serial }
         return result
     }

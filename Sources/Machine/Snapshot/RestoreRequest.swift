@@ -10,9 +10,10 @@ package struct RestoreRequest: Equatable, Sendable {
     package enum Memory: Equatable, Sendable {
         /// A snapshot's memory file, mapped privately: it stays as it is, and all machines made from it share its pages
         /// until they write to them.
-        case file(String)
-        /// A page server's unix socket: it is asked for each page, as Firecracker asks, and the machine ends with it.
-        case server(String)
+        case file(HostFile)
+        /// A page server's unix socket, or a connection to it: it is asked for each page, as Firecracker asks, and the
+        /// machine ends with it.
+        case server(HostFile)
     }
 
     /// What the guest's clocks show.
@@ -27,7 +28,7 @@ package struct RestoreRequest: Equatable, Sendable {
     package typealias InterfaceOverride = MachineOverrides.Interface
 
     /// The state file.
-    package var statePath: String
+    package var state: HostFile
     package var memory: Memory
     /// What is another than in the state.
     package var overrides = MachineOverrides()
@@ -39,9 +40,11 @@ package struct RestoreRequest: Equatable, Sendable {
     /// A file that says which pages machines of this snapshot touch first (`Machine.recordWorkingSet`): they are had
     /// there beforehand. It may be missing, or damaged.
     package var workingSetPath: String?
+    /// The pages that its memory is made of; nil for those that the saved machine had.
+    package var hugePages: MachineSettings.HugePages?
 
-    package init(statePath: String, memory: Memory) {
-        self.statePath = statePath
+    package init(state: HostFile, memory: Memory) {
+        self.state = state
         self.memory = memory
     }
 

@@ -23,12 +23,22 @@ final class ServedMemory: Sendable {
     /// Sockets of the machine's that are to be removed when it is ended so.
     private let leftovers = Mutex<[String]>([])
 
-    /// Registers fresh memory with the server that listens at a unix socket, as Firecracker does.
+    /// Registers fresh memory with the server that listens at a unix socket, or is connected to it, as Firecracker does.
     /// - Parameter lost: ends the process, being told why.
-    init(of memory: GuestMemory, at path: String, lost: @escaping @Sendable (String) -> Never) throws(MachineError) {
-        let purpose = "the memory server at \(path)"
+    init(of memory: GuestMemory, at socket: HostFile, lost: @escaping @Sendable (String) -> Never) throws(MachineError)
+    {
+        let purpose = "the memory server at \(socket)"
         faults = try Self.makeFaults()
-        connection = try system(purpose) { () throws(SystemError) in try UnixSocket.connect(to: path) }
+        switch socket {
+        case .path(let path):
+            connection = try system(purpose) { () throws(SystemError) in try UnixSocket.connect(to: path) }
+        case .descriptor(let number):
+            do throws(DescriptorProblem) {
+                connection = try StartingDescriptor.socket(number, listens: false)
+            } catch {
+                throw .configuration(field: "mem_backend", problem: error.description)
+            }
+        }
         stop = try system(purpose) { () throws(SystemError) in try EventCounter() }
         thread = Mutex(nil)
         try system(purpose) { () throws(SystemError) in
@@ -37,7 +47,7 @@ final class ServedMemory: Sendable {
                 regions: memory.regions.map { region in
                     MemoryHandoff.Region(
                         address: unsafe UInt64(UInt(bitPattern: region.hostStart)), size: region.count,
-                        offset: region.offset)
+                        offset: region.offset, pageSize: memory.pageSize)
                 })
             try connection.send(handoff.json.encoded(), with: faults.descriptor)
             try connection.setNonBlocking()

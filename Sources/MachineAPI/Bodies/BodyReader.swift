@@ -168,6 +168,7 @@ struct BodyReader {
             }
         }
         for field in schema.fields where field.isRequired && !seen.contains(field.name) {
+            if let other = field.alternative, members[other] != nil { continue }
             throw BodyError("missing field `\(field.name)`")
         }
     }

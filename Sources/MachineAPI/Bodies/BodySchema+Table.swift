@@ -10,7 +10,11 @@ extension BodySchema {
 
     package static let bootSource = BodySchema(
         "BootSourceConfig",
-        [.required("kernel_image_path", .string), .optional("initrd_path", .string), .optional("boot_args", .string)])
+        [
+            .required("kernel_image_path", .string, or: "kernel_image_fd"), .optional("initrd_path", .string),
+            .optional("boot_args", .string), .addition("kernel_image_fd", .unsigned(32)),
+            .addition("initrd_fd", .unsigned(32)),
+        ])
 
     static let cpuTemplates = ["C3", "T2", "T2S", "None", "T2CL", "T2A"]
     static let hugePages = ["None", "Transparent", "2M"]
@@ -47,7 +51,10 @@ extension BodySchema {
 
     static let extent = BodySchema(
         "Extent",
-        [.required("path", .path), .optional("offset", .unsigned(64)), .optional("length", .unsigned(64))])
+        [
+            .required("path", .path, or: "fd"), .optional("offset", .unsigned(64)), .optional("length", .unsigned(64)),
+            .addition("fd", .unsigned(32)),
+        ])
 
     package static let drive = BodySchema(
         "BlockDeviceConfig",
@@ -56,7 +63,7 @@ extension BodySchema {
             .defaulted("cache_type", .word(["Unsafe", "Writeback"])), .optional("is_read_only", .bool),
             .optional("path_on_host", .string), .optional("rate_limiter", .object(rateLimiter)),
             .optional("io_engine", .word(["Async", "Sync"])), .optional("socket", .string),
-            .addition("extents", .list(.object(extent))),
+            .addition("extents", .list(.object(extent))), .addition("fd", .unsigned(32)),
         ])
 
     package static let driveUpdate = BodySchema(
@@ -84,7 +91,10 @@ extension BodySchema {
 
     package static let vsock = BodySchema(
         "VsockDeviceConfig",
-        [.optional("vsock_id", .string), .required("guest_cid", .unsigned(32)), .required("uds_path", .string)])
+        [
+            .optional("vsock_id", .string), .required("guest_cid", .unsigned(32)), .required("uds_path", .string),
+            .addition("uds_fd", .unsigned(32)),
+        ])
 
     package static let entropy = BodySchema(
         "EntropyDeviceConfig", [.optional("rate_limiter", .object(rateLimiter))])
@@ -117,7 +127,10 @@ extension BodySchema {
 
     static let memoryBackend = BodySchema(
         "MemBackendConfig",
-        [.required("backend_path", .path), .required("backend_type", .word(["File", "Uffd"]))])
+        [
+            .required("backend_path", .path, or: "backend_fd"), .required("backend_type", .word(["File", "Uffd"])),
+            .addition("backend_fd", .unsigned(32)),
+        ])
 
     static let networkOverride = BodySchema(
         "NetworkOverride",
@@ -128,7 +141,11 @@ extension BodySchema {
         ], refusesUnknown: false)
 
     static let driveOverride = BodySchema(
-        "DriveOverride", [.required("drive_id", .string), .required("path_on_host", .path)])
+        "DriveOverride",
+        [
+            .required("drive_id", .string), .required("path_on_host", .path, or: "fd"),
+            .addition("fd", .unsigned(32)),
+        ])
 
     static let forkDriveOverride = BodySchema(
         "ForkDriveOverride",
@@ -148,18 +165,20 @@ extension BodySchema {
     package static let fork = BodySchema("Fork", [.required("children", .list(.object(forkChild)))])
 
     static let vsockOverride = BodySchema(
-        "VsockOverride", [.required("uds_path", .string)], refusesUnknown: false)
+        "VsockOverride", [.required("uds_path", .string), .addition("uds_fd", .unsigned(32))],
+        refusesUnknown: false)
 
     package static let snapshotLoading = BodySchema(
         "LoadSnapshotConfig",
         [
-            .required("snapshot_path", .path), .optional("mem_file_path", .path),
+            .required("snapshot_path", .path, or: "snapshot_fd"), .optional("mem_file_path", .path),
             .optional("mem_backend", .object(memoryBackend)), .defaulted("enable_diff_snapshots", .bool),
             .defaulted("track_dirty_pages", .bool), .defaulted("resume_vm", .bool),
             .defaulted("network_overrides", .list(.object(networkOverride))),
             .optional("vsock_override", .object(vsockOverride)), .defaulted("clock_realtime", .bool),
             .defaulted("huge_pages", .word(["Snapshot", "None", "Transparent", "2M"])),
             .addition("drive_overrides", .list(.object(driveOverride))), .addition("working_set_path", .path),
+            .addition("snapshot_fd", .unsigned(32)),
         ])
 
     package static let workingSet = BodySchema("WorkingSet", [.required("path", .path)])

@@ -30,10 +30,19 @@ package struct BodyField: Equatable, Sendable {
     package let isNullable: Bool
     /// Whether it is ours, and Firecracker refuses it.
     package let isAddition: Bool
+    /// A field of our own that may be there instead of one that must be.
+    package var alternative: String?
 
     /// A field that must be there.
     static func required(_ name: String, _ shape: BodyShape) -> BodyField {
         BodyField(name: name, shape: shape, isRequired: true, isNullable: false, isAddition: false)
+    }
+
+    /// A field that must be there, unless another is.
+    static func required(_ name: String, _ shape: BodyShape, or alternative: String) -> BodyField {
+        var field = required(name, shape)
+        field.alternative = alternative
+        return field
     }
 
     /// A field that may be missing or null.

@@ -96,7 +96,9 @@ package struct APIState: Equatable, Sendable {
             return .respond(HTTPResponse(.noContent))
         case .setBootSource(let source):
             hasBootResources = true
-            if let problem = source.problem { return refuse("Boot source error: \(problem)") }
+            if let problem = source.problem ?? conflict({ $0.bootSource = source }) {
+                return refuse("Boot source error: \(problem)")
+            }
             return .perform(.checkBootSource(source))
         case .setDrive(let drive):
             hasBootResources = true
@@ -104,6 +106,7 @@ package struct APIState: Equatable, Sendable {
             if drive.isRootDevice, let root, root.identifier != drive.identifier {
                 return refuse("Drive config error: A root block device already exists!")
             }
+            if let problem = conflict(drive) { return refuse("Drive config error: \(problem)") }
             return .perform(.checkDrive(drive))
         case .setInterface(let interface):
             hasBootResources = true
@@ -111,6 +114,7 @@ package struct APIState: Equatable, Sendable {
             return .perform(.checkInterface(interface))
         case .setVsock(let vsock):
             hasBootResources = true
+            if let problem = conflict({ $0.vsock = vsock }) { return refuse("Vsock config error: \(problem)") }
             return .perform(.checkVsock(vsock))
         case .setEntropy(let limit):
             hasBootResources = true
@@ -129,7 +133,7 @@ package struct APIState: Equatable, Sendable {
             }
             return .perform(.openMetrics(settings))
         case .start:
-            guard !configuration.bootSource.kernelImagePath.isEmpty else {
+            guard configuration.bootSource.kernel != "" else {
                 return refuse("Start microvm error: Cannot start microvm without kernel configuration.")
             }
             if let cpuTemplate {
@@ -144,6 +148,7 @@ package struct APIState: Equatable, Sendable {
                     "Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific "
                         + "resources.")
             }
+            if let problem = loading.descriptorConflict { return refuse("Load snapshot error: \(problem)") }
             return .perform(.load(loading))
         default:
             return refuse(Self.onlyAfter)
@@ -192,6 +197,7 @@ package struct APIState: Equatable, Sendable {
             guard !drive.isRootDevice else {
                 return refuse("Drive config error: A root block device already exists!")
             }
+            if let problem = conflict(drive) { return refuse("Drive config error: \(problem)") }
             return .perform(.attachDrive(drive))
         case .setInterface(let interface):
             guard configuration.spareSlotCount > 0 else { return refuse(Self.noSlot) }
@@ -246,7 +252,25 @@ package struct APIState: Equatable, Sendable {
                 + "Device or resource busy (os error 16). Invalid TUN/TAP Backend provided by \(name). Check our "
                 + "documentation on setting up the network devices."
         }
-        return nil
+        return conflict { configuration in
+            configuration.networkInterfaces.removeAll { $0.identifier == interface.identifier }
+            configuration.networkInterfaces.append(interface)
+        }
+    }
+
+    /// What stands against a drive beside what else there is.
+    private func conflict(_ drive: Drive) -> String? {
+        conflict { configuration in
+            configuration.drives.removeAll { $0.identifier == drive.identifier }
+            configuration.drives.append(drive)
+        }
+    }
+
+    /// What one descriptor would be twice after a change.
+    private func conflict(_ change: (inout MachineConfiguration) -> Void) -> String? {
+        var wanted = configuration
+        change(&wanted)
+        return wanted.descriptorConflict
     }
 
     // MARK: - Outcomes

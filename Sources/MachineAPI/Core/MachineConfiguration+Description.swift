@@ -24,8 +24,11 @@ extension MachineConfiguration {
             (
                 "boot-source",
                 .ordered([
-                    ("kernel_image_path", .string(bootSource.kernelImagePath)),
-                    ("initrd_path", .optional(bootSource.initrdPath)), ("boot_args", .optional(bootSource.arguments)),
+                    ("kernel_image_path", .optional(bootSource.kernel.path)),
+                    ("initrd_path", .optional(bootSource.initrd?.path)),
+                    ("boot_args", .optional(bootSource.arguments)),
+                    ("kernel_image_fd", (bootSource.kernel.descriptor).map(JSON.number)),
+                    ("initrd_fd", (bootSource.initrd?.descriptor).map(JSON.number)),
                 ])
             ),
             ("cpu-config", .null),
@@ -37,7 +40,10 @@ extension MachineConfiguration {
             (
                 "vsock",
                 vsock.map {
-                    .ordered([("guest_cid", .number($0.guestCID)), ("uds_path", .string($0.socketPath))])
+                    .ordered([
+                        ("guest_cid", .number($0.guestCID)), ("uds_path", .string($0.socketPath)),
+                        ("uds_fd", $0.listener.map(JSON.number)),
+                    ])
                 } ?? .null
             ),
             (
@@ -65,14 +71,17 @@ extension MachineSettings {
 extension Drive {
     fileprivate var description: JSON {
         var path: String?
+        var number: Int32?
         var parts: JSON?
         switch content {
         case .path(let name): path = name
+        case .descriptor(let descriptor): number = descriptor
         case .extents(let extents):
             parts = .array(
                 extents.map { extent in
                     .ordered([
-                        ("path", .string(extent.path)), ("offset", .number(extent.offset)),
+                        ("path", (extent.file.path).map(JSON.string)),
+                        ("fd", (extent.file.descriptor).map(JSON.number)), ("offset", .number(extent.offset)),
                         ("length", extent.length.map(JSON.number)),
                     ])
                 })
@@ -83,6 +92,7 @@ extension Drive {
             ("is_read_only", .bool(isReadOnly)), ("path_on_host", .optional(path)),
             ("rate_limiter", limit?.json ?? .null),
             ("io_engine", .string(engine.rawValue)), ("socket", .null), ("extents", parts),
+            ("fd", number.map(JSON.number)),
         ])
     }
 }

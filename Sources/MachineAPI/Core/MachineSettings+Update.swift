@@ -26,7 +26,7 @@ extension MachineSettings {
             return .failure(.vcpuCount)
         }
         guard settings.memoryInMiB > 0 else { return .failure(.memorySize) }
-        if settings.hugePages == .transparent, !settings.memoryInMiB.isMultiple(of: 2) {
+        if settings.hugePages.wantsWholePages, !settings.memoryInMiB.isMultiple(of: 2) {
             return .failure(.memorySize)
         }
         return .success(settings)

@@ -8,28 +8,32 @@ extension JSON {
     fileprivate func text(_ name: String) -> String? { self[name]?.stringValue }
     fileprivate func flag(_ name: String) -> Bool? { self[name]?.boolValue }
     fileprivate func number(_ name: String) -> UInt64? { self[name]?.unsignedValue }
+    fileprivate func descriptor(_ name: String) -> Int32? { number(name).map { Int32(clamping: $0) } }
 
+    /// A file that is named by one member or the other; nil where it is by neither.
+    fileprivate func file(_ path: String, _ number: String) throws(RequestFault) -> HostFile? {
+        guard self[path] != nil || self[number] != nil else { return nil }
+        guard let file = HostFile(path: text(path), descriptor: self.number(number)) else {
+            throw .body(BodyError("too many fields: either `\(path)` or `\(number)` is required"))
+        }
+        return file
+    }
 }
 
 extension MachineUpdate {
-    init(_ body: JSON) throws(RequestFault) {
+    init(_ body: JSON) {
         vcpuCount = body.number("vcpu_count").map { Int($0) }
         memoryInMiB = body.number("mem_size_mib")
         simultaneousMultithreading = body.flag("smt")
         tracksDirtyPages = body.flag("track_dirty_pages")
         acpi = body.flag("acpi")
-        if let word = body.text("huge_pages") {
-            guard let pages = MachineSettings.HugePages(rawValue: word) else {
-                throw .notSupported("pages of the hugetlbfs pool")
-            }
-            hugePages = pages
-        }
+        hugePages = body.text("huge_pages").flatMap(MachineSettings.HugePages.init(rawValue:))
         cpuTemplate = body.text("cpu_template")
     }
 
     /// A whole configuration: what it does not say has its default.
-    init(whole body: JSON) throws(RequestFault) {
-        try self.init(body)
+    init(whole body: JSON) {
+        self.init(body)
         simultaneousMultithreading = simultaneousMultithreading ?? false
         tracksDirtyPages = tracksDirtyPages ?? false
         hugePages = hugePages ?? MachineSettings.HugePages.none
@@ -38,10 +42,10 @@ extension MachineUpdate {
 }
 
 extension BootSource {
-    init(_ body: JSON) {
+    init(_ body: JSON) throws(RequestFault) {
         self.init(
-            kernelImagePath: body.text("kernel_image_path") ?? "", initrdPath: body.text("initrd_path"),
-            arguments: body.text("boot_args"))
+            kernel: try body.file("kernel_image_path", "kernel_image_fd") ?? "",
+            initrd: try body.file("initrd_path", "initrd_fd"), arguments: body.text("boot_args"))
     }
 }
 
@@ -49,15 +53,17 @@ extension Drive {
     init(_ body: JSON) throws(RequestFault) {
         guard body["socket"] == nil else { throw .notSupported("vhost-user disks") }
         let content: Content
-        switch (body.text("path_on_host"), body["extents"]?.arrayValue) {
-        case (let path?, nil): content = .path(path)
+        switch (try body.file("path_on_host", "fd"), body["extents"]?.arrayValue) {
+        case (let file?, nil): content = Content(file)
         case (nil, let extents?) where !extents.isEmpty && extents.count <= 1024:
-            content = .extents(
-                extents.map { extent in
+            var parts: [Extent] = []
+            for extent in extents {
+                parts.append(
                     Extent(
-                        path: extent.text("path") ?? "", offset: extent.number("offset") ?? 0,
-                        length: extent.number("length"))
-                })
+                        try extent.file("path", "fd") ?? "", offset: extent.number("offset") ?? 0,
+                        length: extent.number("length")))
+            }
+            content = .extents(parts)
         default:
             throw RequestFault("Drive config error: Unable to create the virtio block device: Invalid block config.")
         }
@@ -77,7 +83,7 @@ extension NetworkInterface.Peer {
         switch (body.text("host_dev_name"), body.text("socket_path"), body.number("host_dev_fd")) {
         case (let name?, nil, nil): self = .tap(name)
         case (nil, let path?, nil): self = .socket(path)
-        case (nil, nil, let number?): self = .descriptor(Int32(clamping: number))
+        case (nil, nil, .some): self = .descriptor(body.descriptor("host_dev_fd") ?? -1)
         case (nil, nil, nil): throw .body(BodyError("missing field `host_dev_name`"))
         default:
             throw .body(
@@ -111,6 +117,7 @@ extension Vsock {
                     + "3 to 4294967294")
         }
         self.init(guestCID: UInt32(address), socketPath: body.text("uds_path") ?? "")
+        listener = body.descriptor("uds_fd")
     }
 }
 
@@ -211,31 +218,27 @@ extension SnapshotLoading {
                 BodyError("too many fields: either `mem_backend` or `mem_file_path` exclusively is required"))
         case (nil, nil):
             throw .body(BodyError("missing field: either `mem_backend` or `mem_file_path` is required"))
-        case (nil, let path?): memory = .file(path)
+        case (nil, let path?): memory = .file(.path(path))
         case (let backend?, nil):
-            let path = backend.text("backend_path") ?? ""
-            memory = backend.text("backend_type") == "Uffd" ? .server(path) : .file(path)
+            let file = try backend.file("backend_path", "backend_fd") ?? ""
+            memory = backend.text("backend_type") == "Uffd" ? .server(file) : .file(file)
         }
-        self.init(statePath: body.text("snapshot_path") ?? "", memory: memory)
+        self.init(state: try body.file("snapshot_path", "snapshot_fd") ?? "", memory: memory)
         tracksDirtyPages = body.flag("track_dirty_pages") ?? false || body.flag("enable_diff_snapshots") ?? false
         resumes = body.flag("resume_vm") ?? false
         interfaces = try body.networkOverrides()
         for entry in body["drive_overrides"]?.arrayValue ?? [] {
             drives.append(
                 DriveOverride(
-                    identifier: entry.text("drive_id") ?? "", content: .path(entry.text("path_on_host") ?? "")))
+                    identifier: entry.text("drive_id") ?? "",
+                    content: Drive.Content(try entry.file("path_on_host", "fd") ?? "")))
         }
         vsockPath = body["vsock_override"]?.text("uds_path")
+        vsockListener = body["vsock_override"]?.descriptor("uds_fd")
         advancesClock = body.flag("clock_realtime") ?? false
         workingSetPath = body.text("working_set_path")
-        switch body.text("huge_pages") {
-        case nil, "Snapshot": hugePages = nil
-        case let word?:
-            guard let pages = MachineSettings.HugePages(rawValue: word) else {
-                throw .notSupported("pages of the hugetlbfs pool")
-            }
-            hugePages = pages
-        }
+        // "Snapshot" is none of them: what the snapshot's machine had.
+        hugePages = body.text("huge_pages").flatMap(MachineSettings.HugePages.init(rawValue:))
     }
 
     /// Whether a request says this with fields that its API will lose.

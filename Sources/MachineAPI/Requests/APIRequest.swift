@@ -94,9 +94,9 @@ package struct SnapshotCreation: Equatable, Sendable {
 package struct SnapshotLoading: Equatable, Sendable {
     package enum Memory: Equatable, Sendable {
         /// Mapped from a file.
-        case file(String)
-        /// Served page by page by whoever listens at this unix socket.
-        case server(String)
+        case file(HostFile)
+        /// Served page by page by whoever listens at this unix socket, or is at the other end of it.
+        case server(HostFile)
     }
 
     package struct InterfaceOverride: Equatable, Sendable {
@@ -111,13 +111,15 @@ package struct SnapshotLoading: Equatable, Sendable {
         package var content: Drive.Content
     }
 
-    package var statePath: String
+    package var state: HostFile
     package var memory: Memory
     package var tracksDirtyPages = false
     package var resumes = false
     package var interfaces: [InterfaceOverride] = []
     package var drives: [DriveOverride] = []
     package var vsockPath: String?
+    /// The socket that listens for it already.
+    package var vsockListener: Int32?
     /// The guest's clock goes on by the time that passed since the snapshot, instead of from where it was.
     package var advancesClock = false
     /// What says which pages machines of the snapshot touch first; it may be missing.

@@ -59,16 +59,16 @@ package struct APIRoute: Sendable {
             default: .sendCtrlAltDel
             }
         },
-        APIRoute(.put, "boot-source", .none, .bootSource, figure: "boot_source") { body, _ in
-            .setBootSource(BootSource(body))
+        APIRoute(.put, "boot-source", .none, .bootSource, figure: "boot_source") { body, _ throws(RequestFault) in
+            .setBootSource(try BootSource(body))
         },
-        APIRoute(.put, "machine-config", .none, .machine, figure: "machine_cfg") { body, _ throws(RequestFault) in
-            .setMachine(try MachineUpdate(whole: body))
+        APIRoute(.put, "machine-config", .none, .machine, figure: "machine_cfg") { body, _ in
+            .setMachine(MachineUpdate(whole: body))
         },
         APIRoute(.patch, "machine-config", .none, .machineUpdate, figure: "machine_cfg") {
             body, _ throws(RequestFault) in
             guard body.objectValue?.count ?? 0 > 0 else { throw RequestFault("Empty PATCH request.") }
-            return .setMachine(try MachineUpdate(body))
+            return .setMachine(MachineUpdate(body))
         },
         APIRoute(.put, "spare-slots", .none, .spareSlots, isAddition: true) { body, _ in
             .setSpareSlots(Int(body["count"]?.unsignedValue ?? 0))

@@ -74,10 +74,21 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
     /// - Parameters:
     ///   - guestCID: the guest's address, 3 or above.
     ///   - path: of the unix socket, made by this; relative ones count from the working directory.
-    package init(guestCID: UInt64, path: String, memory: GuestMemory) throws(DeviceError) {
+    package convenience init(guestCID: UInt64, path: String, memory: GuestMemory) throws(DeviceError) {
+        let listener = try devicePart { () throws(SystemError) in try UnixSocket.listen(at: path) }
+        try self.init(guestCID: guestCID, path: path, listener: listener, memory: memory)
+    }
+
+    /// - Parameters:
+    ///   - path: the stem of the sockets that the guest's connections go to.
+    ///   - listener: a unix stream socket that listens.
+    init(
+        guestCID: UInt64, path: String, listener: consuming Descriptor, memory: GuestMemory
+    ) throws(DeviceError) {
         self.guestCID = guestCID
         self.path = path
-        listener = try devicePart { () throws(SystemError) in try UnixSocket.listen(at: path) }
+        try devicePart { () throws(SystemError) in try listener.setNonBlocking() }
+        self.listener = listener
         receiveChain = DescriptorChain(capacity: Int(Self.queueSize) + memory.regions.count)
         transmitChain = DescriptorChain(capacity: Int(Self.queueSize) + memory.regions.count)
         var configuration: [UInt8] = []
