@@ -31,6 +31,9 @@ private let corpus = snapshotCorpus("state")
             #expect(state.memorySize == state.configuration.machine.memoryInMiB << 20, "\(name)")
             // What is written is what is read.
             #expect(try MachineState(reading: state.encoded()) == state, "\(name)")
+            guard name == "version-1-with-network-diff.state" else { continue }
+            #expect(state.kind == .diff && state.parent != nil && !state.memoryParts.isEmpty)
+            #expect(state.devices.contains { $0.identity == .interface("eth0") })
         }
     }
 

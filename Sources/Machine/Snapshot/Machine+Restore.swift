@@ -42,7 +42,8 @@ extension Machine {
             workingSet?.populate(memory, isWritten: true)
         }
         // It is about to be recorded.
-        var touched = request.workingSetPath != nil && workingSet == nil ? memory.mapSingly() : nil
+        let isRecorded = request.workingSetPath != nil && workingSet == nil && memory.pageSize == 4096
+        var touched = isRecorded ? memory.mapSingly() : nil
         do throws(MachineError) {
             try self.init(
                 configuration, observer: observer, host: host, memory: memory, source: source,
