@@ -51,7 +51,8 @@ extension GuestMemory {
             let hole = data >= 0 ? lseek(file.raw, data, CLINUX_SEEK_HOLE) : -1
             if hole > data { end = min(end, UInt64(hole)) }
             guard position < end else { return }
-            let bytes = unsafe UnsafeMutableRawBufferPointer(mutating: bytes(offset: position, count: Int(end - position)))
+            let bytes = unsafe UnsafeMutableRawBufferPointer(
+                mutating: bytes(offset: position, count: Int(end - position)))
             guard try unsafe file.readFully(into: bytes, at: position) == bytes.count else {
                 throw SystemError("read", code: EIO)
             }

@@ -24,7 +24,9 @@ package enum StartingDescriptor {
         switch clinux_fcntl(copy.raw, F_GETFL, 0) & O_ACCMODE {
         case O_RDWR: break
         case O_RDONLY:
-            guard isReadOnly else { throw DescriptorProblem(number, "is open for reading only, and is to be written to") }
+            guard isReadOnly else {
+                throw DescriptorProblem(number, "is open for reading only, and is to be written to")
+            }
         default: throw DescriptorProblem(number, "is not open for reading")
         }
         return copy

@@ -31,8 +31,8 @@ enum HugePagePool {
         guard let free = unreserved, free < wanted else { return }
         throw .configuration(
             field: field,
-            problem: "\(count) forks of a machine of \(memory.byteCount >> 20) MiB may come to write to \(wanted) pages of "
-                + "2 MiB, and \(free) of the host's pool are free: " + remedy(wanted - free))
+            problem: "\(count) forks of a machine of \(memory.byteCount >> 20) MiB may come to write to \(wanted) "
+                + "pages of 2 MiB, and \(free) of the host's pool are free: " + remedy(wanted - free))
     }
 
     private static let field = "machine-config.huge_pages"

@@ -39,7 +39,8 @@ package struct SnapshotStart: Equatable, Sendable {
         let snapshot = try view.required("snapshot")
         try snapshot.requireMembers(
             among: [
-                "snapshot_path", "snapshot_fd", "mem_backend", "resume_vm", "vsock_override", "track_dirty_pages", "clock_realtime",
+                "snapshot_path", "snapshot_fd", "mem_backend", "resume_vm", "vsock_override", "track_dirty_pages",
+                "clock_realtime",
                 "working_set_path", "network_overrides", "drive_overrides",
             ])
         let backend = try snapshot.required("mem_backend")

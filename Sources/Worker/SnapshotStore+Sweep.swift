@@ -47,7 +47,8 @@ extension SnapshotStore {
         let known = files + ["manifest.json", "lock", SnapshotManifest.workingSetName]
         let remains = ((try? Files.list(directory)) ?? []).filter { name in
             // A monitor that is about to write a working set holds no lock.
-            !known.contains(name) && !(name.hasPrefix(SnapshotManifest.workingSetName) && Files.isDraftOfTheLiving(name))
+            let isBeingWritten = name.hasPrefix(SnapshotManifest.workingSetName) && Files.isDraftOfTheLiving(name)
+            return !known.contains(name) && !isBeingWritten
         }
         guard !remains.isEmpty, let held = (try? FileLock.attempt(at: "\(directory)/lock")) ?? nil as FileLock? else {
             return

@@ -49,8 +49,8 @@ package struct MachineOverrides: Equatable, Sendable {
             else { continue }
             throw .configuration(
                 field: "drive_overrides",
-                problem: "the saved machine's drive \(drive.identifier) was descriptor \(number) of its monitor: say what it "
-                    + "is here")
+                problem: "the saved machine's drive \(drive.identifier) was descriptor \(number) of its monitor: "
+                    + "say what it is here")
         }
         for interface in saved.networkInterfaces {
             guard case .descriptor(let number) = interface.peer,
@@ -58,8 +58,8 @@ package struct MachineOverrides: Equatable, Sendable {
             else { continue }
             throw .configuration(
                 field: "network_overrides",
-                problem: "the saved machine's interface \(interface.identifier) was descriptor \(number) of its monitor: "
-                    + "say what it is here")
+                problem: "the saved machine's interface \(interface.identifier) was descriptor \(number) of its "
+                    + "monitor: say what it is here")
         }
     }
 
