@@ -20,6 +20,8 @@ guard arguments.count == 3 else {
 }
 var options = RegistryOptions(environment: [])
 options.platform = ImagePlatform(operatingSystem: "linux", architecture: "amd64")
+// It is killed where it waits, however late that comes.
+options.idleTimeoutInSeconds = 3600
 let store = ImageStore(root: arguments[1], registry: options)
 do {
     let image = try await store.resolve(try ImageSource(arguments[2])) { event in
