@@ -187,7 +187,7 @@ import Wire
             #expect(try blocking.isGivenUp())
             // Its own thread waits for somebody to read; that is us now.
             _ = fcntl(blocking.faults.descriptor.raw, F_SETFL, flags)
-            while try blocking.faults.events().isEmpty { sched_yield() }
+            while try !other.isSignaled && blocking.faults.events().isEmpty { sched_yield() }
             other.wait()
             #expect(good.bytes(0, content.count) == content)
             #expect(server.lines.withLock { $0.count } == 2)
@@ -222,6 +222,10 @@ import Wire
 private final class EventCounterBox: Sendable {
     let counter: EventCounter
     init() throws { counter = try EventCounter() }
+    var isSignaled: Bool {
+        var poller = pollfd(fd: counter.descriptor.raw, events: Int16(POLLIN), revents: 0)
+        return poll(&poller, 1, 0) > 0
+    }
     func wait() {
         var poller = pollfd(fd: counter.descriptor.raw, events: Int16(POLLIN), revents: 0)
         _ = poll(&poller, 1, -1)

@@ -285,6 +285,46 @@ func readLine(_ socket: SharedDescriptor) throws -> String {
         #expect(try readBytes(socket, 1) == [])
     }
 
+    /// A guest that gives the event's buffer back while the device's thread is still at telling it is heard.
+    @Test func aRestoredDeviceHearsAGuestThatIsQuicker() throws {
+        for round in 0..<20 {
+            let driver = try SocketDriver(path: "\(path).\(round)")
+            let harness = driver.harness
+            let buffer = [DriverBuffer(try harness.allocate([9, 9, 9, 9]), 4, writable: true)]
+            _ = try harness.queues[2].add(buffer)
+            try harness.notify(2)
+            harness.device.attachedLoop?.stop()
+            try harness.device.attachedLoop?.performAndWait {}
+            let state = harness.device.captureState()
+            let device = try VsockDevice(guestCID: 3, path: "\(path).\(round).restored", memory: harness.memory)
+            #expect(device.restore(state))
+            let socket = try connectToGuest("\(path).\(round).restored", port: 5)
+            // An interrupt takes its time where many wait for it.
+            try harness.queues[2].wantInterrupt()
+            let interrupt = device.interrupt.descriptor.raw
+            let waiters = Waiters(32) { try? waitUntilReadable(interrupt) }
+            let thread = try LoopThread()
+            try device.attach(to: thread.loop)
+            thread.start()
+            while try harness.queues[2].takeUsed() == nil {}
+            _ = try harness.queues[2].add(buffer)
+            if try harness.queues[2].needsKick() { device.notifiers[2].event.signal() }
+            waiters.join()
+            // The program's call, which waits for that, comes.
+            var used: DriverQueue.Used?
+            while used == nil {
+                try harness.queues[0].wantInterrupt()
+                used = try harness.queues[0].takeUsed()
+                guard used == nil else { break }
+                try waitUntilReadable(device.interrupt.descriptor.raw)
+                _ = device.interrupt.drain()
+            }
+            #expect(used?.count == 44)
+            thread.end()
+            _ = socket.raw
+        }
+    }
+
     @Test func transportResetIsAnEvent() throws {
         let driver = try SocketDriver(path: path)
         let socket = try connectToGuest(path, port: 5)
@@ -297,4 +337,32 @@ func readLine(_ socket: SharedDescriptor) throws -> String {
         #expect(try driver.harness.memory.read(buffer, count: 4) == [0, 0, 0, 0])
         #expect(try readBytes(socket, 1) == [])
     }
+}
+
+/// Threads that all do the same.
+private final class Waiters {
+    private var threads: [pthread_t] = []
+    private let body: @Sendable () -> Void
+
+    init(_ count: Int, _ body: @escaping @Sendable () -> Void) {
+        self.body = body
+        for _ in 0..<count {
+            var thread = pthread_t()
+            pthread_create(&thread, nil, runWaiter, Unmanaged.passUnretained(self).toOpaque())
+            threads.append(thread)
+        }
+    }
+
+    func join() {
+        for thread in threads { pthread_join(thread, nil) }
+        threads = []
+    }
+
+    fileprivate func run() { body() }
+}
+
+private func runWaiter(_ context: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    guard let context else { return nil }
+    Unmanaged<Waiters>.fromOpaque(context).takeUnretainedValue().run()
+    return nil
 }

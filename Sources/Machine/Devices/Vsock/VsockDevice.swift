@@ -119,11 +119,13 @@ package final class VsockDevice: VirtioMMIODevice, @unchecked Sendable {
     private func oweTransportReset() {
         do {
             if transportReset == .owed {
+                // Counted before: a guest that runs may give the buffer back before this thread gets any further.
+                let buffers = try queues[Queue.event].waiting()
                 guard resetTransport() else {
                     _ = try queues[Queue.event].requestNotifications()
                     return
                 }
-                transportReset = .told(buffers: try queues[Queue.event].waiting())
+                transportReset = .told(buffers: max(buffers, 1) - 1)
             }
             guard case .told(let buffers) = transportReset else { return }
             guard try queues[Queue.event].requestNotifications(beyond: buffers) else { return }
