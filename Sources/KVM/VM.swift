@@ -46,9 +46,21 @@ package struct VM: ~Copyable, Sendable {
     /// Each signal on `counter` becomes an edge on an interrupt line of the in-kernel interrupt controllers.
     /// - Parameter line: the GSI, below 24.
     package borrowing func connectInterrupt(_ counter: borrowing EventCounter, line: UInt32) throws(KVMError) {
+        try setInterrupt(counter, line, flags: 0)
+    }
+
+    /// Undoes `connectInterrupt`: the counter's signals go nowhere.
+    package borrowing func disconnectInterrupt(_ counter: borrowing EventCounter, line: UInt32) throws(KVMError) {
+        try setInterrupt(counter, line, flags: 1)  // KVM_IRQFD_FLAG_DEASSIGN
+    }
+
+    private borrowing func setInterrupt(
+        _ counter: borrowing EventCounter, _ line: UInt32, flags: UInt32
+    ) throws(KVMError) {
         var request = kvm_irqfd()
         request.fd = UInt32(bitPattern: counter.descriptor.raw)
         request.gsi = line
+        request.flags = flags
         try control(descriptor, CLINUX_KVM_IRQFD, "KVM_IRQFD", with: &request)
     }
 
@@ -56,34 +68,26 @@ package struct VM: ~Copyable, Sendable {
     package borrowing func connectNotification(
         _ counter: borrowing EventCounter, address: UInt64, value: UInt32
     ) throws(KVMError) {
-        var request = kvm_ioeventfd()
-        request.datamatch = UInt64(value)
-        request.addr = address
-        request.len = 4
-        request.fd = counter.descriptor.raw
-        request.flags = 1  // KVM_IOEVENTFD_FLAG_DATAMATCH
-        try control(descriptor, CLINUX_KVM_IOEVENTFD, "KVM_IOEVENTFD", with: &request)
-    }
-
-    /// Undoes `connectInterrupt`: the counter's signals go nowhere.
-    package borrowing func disconnectInterrupt(_ counter: borrowing EventCounter, line: UInt32) throws(KVMError) {
-        var request = kvm_irqfd()
-        request.fd = UInt32(bitPattern: counter.descriptor.raw)
-        request.gsi = line
-        request.flags = 1  // KVM_IRQFD_FLAG_DEASSIGN
-        try control(descriptor, CLINUX_KVM_IRQFD, "KVM_IRQFD", with: &request)
+        try setNotification(counter, address, value, flags: 1)  // KVM_IOEVENTFD_FLAG_DATAMATCH
     }
 
     /// Undoes `connectNotification`: such a write leaves the guest again.
     package borrowing func disconnectNotification(
         _ counter: borrowing EventCounter, address: UInt64, value: UInt32
     ) throws(KVMError) {
+        // KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_DEASSIGN
+        try setNotification(counter, address, value, flags: 1 | 4)
+    }
+
+    private borrowing func setNotification(
+        _ counter: borrowing EventCounter, _ address: UInt64, _ value: UInt32, flags: UInt32
+    ) throws(KVMError) {
         var request = kvm_ioeventfd()
         request.datamatch = UInt64(value)
         request.addr = address
         request.len = 4
         request.fd = counter.descriptor.raw
-        request.flags = 1 | 4  // KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_DEASSIGN
+        request.flags = flags
         try control(descriptor, CLINUX_KVM_IOEVENTFD, "KVM_IOEVENTFD", with: &request)
     }
 
