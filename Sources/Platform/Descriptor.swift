@@ -30,10 +30,13 @@ package struct Descriptor: ~Copyable, Sendable {
     }
 
     /// A second descriptor of the same open file.
-    package borrowing func duplicate() throws(SystemError) -> Descriptor {
+    package borrowing func duplicate() throws(SystemError) -> Descriptor { try Descriptor(duplicating: raw) }
+
+    /// A second descriptor of an open file whose first one is somebody else's, such as a standard stream.
+    package init(duplicating raw: Int32) throws(SystemError) {
         let copy = clinux_fcntl(raw, F_DUPFD_CLOEXEC, 0)
         guard copy >= 0 else { throw SystemError("fcntl", "F_DUPFD_CLOEXEC") }
-        return Descriptor(owning: copy)
+        self.init(owning: copy)
     }
 
     package borrowing func setNonBlocking(_ on: Bool = true) throws(SystemError) {

@@ -177,18 +177,22 @@ package struct MachineStore: Sendable {
     /// Gives up a machine that comes to nothing; its directory may say nothing yet, not even its name.
     package func abandon(_ machine: borrowing NewMachine) {
         guard let lock = try? lock() else { return }
-        try? Files.removeTree(machine.directory)
-        if id(named: machine.name) == machine.id { Files.remove(namePath(machine.name)) }
+        try? removeHoldingStoreLock(machine.id, named: machine.name)
         lock.end()
     }
 
-    private func removeHoldingStoreLock(_ id: String) throws(WorkerError) {
+    /// - Parameter name: nil for the one that its directory says.
+    private func removeHoldingStoreLock(_ id: String, named name: String? = nil) throws(WorkerError) {
         let directory = directory(of: id)
-        let json = (try? Self.readJSON("\(directory)/\(MachineFile.configuration)")) ?? nil
-        if let name = json?["name"]?.stringValue, MachineIdentity.isName(name), self.id(named: name) == id {
+        if let name = name ?? nameSaid(in: directory), MachineIdentity.isName(name), self.id(named: name) == id {
             Files.remove(namePath(name))
         }
         try system { () throws(SystemError) in try Files.removeTree(directory) }
+    }
+
+    private func nameSaid(in directory: String) -> String? {
+        let json = (try? Self.readJSON("\(directory)/\(MachineFile.configuration)")) ?? nil
+        return json?["name"]?.stringValue
     }
 
     /// Whether a machine's directory is one that its command or its supervisor would have removed, had it not been

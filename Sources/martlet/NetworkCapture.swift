@@ -57,7 +57,7 @@ extension Network {
         }
 
         private func output() throws -> Descriptor {
-            guard let file else { return Descriptor(owning: dup(1)) }
+            guard let file else { return try Descriptor(duplicating: 1) }
             do throws(SystemError) {
                 return try Descriptor.open(file, .create, permissions: 0o600)
             } catch {

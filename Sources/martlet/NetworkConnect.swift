@@ -20,14 +20,7 @@ extension Network {
                 martlet network connect --alias db back web
                 """)
 
-        @Option(help: ArgumentHelp("Give it this IPv4 address.", valueName: "address"))
-        var ip: String?
-        @Option(help: ArgumentHelp("Give it this IPv6 address.", valueName: "address"))
-        var ip6: String?
-        @Option(
-            name: [.customLong("mac"), .customLong("mac-address")],
-            help: ArgumentHelp("Give the interface this Ethernet address.", valueName: "address"))
-        var mac: String?
+        @OptionGroup var addresses: AddressOptions
         @Option(help: ArgumentHelp("Give it another name in that network.", valueName: "name"))
         var alias: [String] = []
         @Argument(help: "The network.")
@@ -38,9 +31,7 @@ extension Network {
         func run() throws {
             var choice = NetworkChoice()
             choice.networks = [network]
-            choice.address = ip
-            choice.address6 = ip6
-            choice.hardwareAddress = mac
+            addresses.apply(to: &choice)
             choice.aliases = alias
             guard network != NetworkChoice.noNetwork, try HostNetworkChoice(network) == nil else {
                 throw Failure("'\(network)' is no network that a running container can be connected to")

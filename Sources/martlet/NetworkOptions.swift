@@ -17,14 +17,7 @@ struct NetworkOptions: ParsableArguments {
         name: [.customShort("p"), .long],
         help: ArgumentHelp("Publish ports: [ADDRESS:][HOSTPORT:]PORT[/tcp|/udp], also ranges.", valueName: "ports"))
     var publish: [String] = []
-    @Option(help: ArgumentHelp("Give it this IPv4 address.", valueName: "address"))
-    var ip: String?
-    @Option(help: ArgumentHelp("Give it this IPv6 address.", valueName: "address"))
-    var ip6: String?
-    @Option(
-        name: [.customLong("mac"), .customLong("mac-address")],
-        help: ArgumentHelp("Give it this Ethernet address.", valueName: "address"))
-    var mac: String?
+    @OptionGroup var addresses: AddressOptions
     @Option(help: ArgumentHelp("Ask this server for names instead of the network's.", valueName: "address"))
     var dns: [String] = []
     @Option(help: ArgumentHelp("Look for names in this domain too.", valueName: "domain"))
@@ -46,9 +39,7 @@ struct NetworkOptions: ParsableArguments {
         var choice = NetworkChoice()
         choice.networks = network
         choice.published = publish
-        choice.address = ip
-        choice.address6 = ip6
-        choice.hardwareAddress = mac
+        addresses.apply(to: &choice)
         choice.nameServers = dns
         choice.searchDomains = dnsSearch
         choice.hosts = addHost
@@ -57,5 +48,23 @@ struct NetworkOptions: ParsableArguments {
         choice.isEgressAudited = egressAudit
         choice.hasHostAccess = hostAccess
         return choice
+    }
+}
+
+/// Those about the addresses that a container has in a network.
+struct AddressOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("Give it this IPv4 address.", valueName: "address"))
+    var ip: String?
+    @Option(help: ArgumentHelp("Give it this IPv6 address.", valueName: "address"))
+    var ip6: String?
+    @Option(
+        name: [.customLong("mac"), .customLong("mac-address")],
+        help: ArgumentHelp("Give it this Ethernet address.", valueName: "address"))
+    var mac: String?
+
+    func apply(to choice: inout NetworkChoice) {
+        choice.address = ip
+        choice.address6 = ip6
+        choice.hardwareAddress = mac
     }
 }

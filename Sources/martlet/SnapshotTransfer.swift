@@ -20,7 +20,7 @@ enum SnapshotTransfer {
         let directory = store.directory(of: manifest.id)
         if let problem = store.verify(manifest) { throw Failure("\(manifest.id.prefix(12)) is damaged: \(problem)") }
         let files = SnapshotFiles(in: directory)
-        let target = try Self.copy(of: output)
+        let target = try Descriptor(duplicating: output)
         var writer = try ArchiveWriter { bytes throws(SystemError) in try target.writeAll(bytes) }
         var members = JSONObject()
         members["snapshot"] = manifest.json
@@ -41,7 +41,7 @@ enum SnapshotTransfer {
         var generator = SystemRandomNumberGenerator()
         let new = try store.begin(id: MachineIdentity.makeID(using: &generator))
         do {
-            let source = try Self.copy(of: input)
+            let source = try Descriptor(duplicating: input)
             let contents = Contents(new.directory)
             var reader = ArchiveReader(
                 from: { buffer in
@@ -72,12 +72,6 @@ enum SnapshotTransfer {
             store.abandon(new)
             throw error
         }
-    }
-
-    private static func copy(of descriptor: Int32) throws(SystemError) -> Descriptor {
-        let copy = dup(descriptor)
-        guard copy >= 0 else { throw SystemError("dup") }
-        return Descriptor(owning: copy)
     }
 
     /// Where the disk's files are of a machine that is made of an imported snapshot; nil for one that was made here,
