@@ -113,6 +113,15 @@ var targets: [Target] = [
         dependencies: ["CLinux", "Platform", "Wire", "Packet", "Fabric", "FabricAPI", "Gateway"],
         swiftSettings: lowFloors),
 
+    // Floor 6
+    .target(
+        name: "Launch",
+        dependencies: [
+            "CLinux", "Platform", "Wire", "Packet", "KVM", "GuestProtocol", "FabricAPI", "Networks", "Sessions",
+            "Worker", "EmulatedHost",
+        ],
+        swiftSettings: house),
+
     // Floor 7
     .executableTarget(
         name: "martlet-vmm", dependencies: ["Platform", "Wire", "KVM", "Machine", "MachineAPI"],
@@ -127,11 +136,13 @@ var targets: [Target] = [
         name: "martlet-supervisor", dependencies: ["Platform", "Wire", "GuestProtocol", "Worker"],
         swiftSettings: lowFloors, linkerSettings: fullyStatic),
     .executableTarget(
-        name: "martlet",
+        name: "martlet", dependencies: ["Launch", "Platform", "Worker"], swiftSettings: house,
+        linkerSettings: fullyStatic),
+    .executableTarget(
+        name: "martlet-commands",
         dependencies: [
-            "Platform", "Wire", "GuestProtocol", "KVM", "MachineAPI", "OCI", "ImageStore", "Sessions", "Worker",
-            "Packet", "FabricAPI", "Networks", "Machine", "Snapshots",
-            "EmulatedHost", argumentParser,
+            "Launch", "Platform", "Wire", "GuestProtocol", "KVM", "MachineAPI", "OCI", "ImageStore", "Sessions",
+            "Worker", "Packet", "FabricAPI", "Networks", "Machine", "Snapshots", "EmulatedHost", argumentParser,
         ],
         swiftSettings: house),
 

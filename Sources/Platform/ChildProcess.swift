@@ -112,6 +112,15 @@ package struct ChildProcess: ~Copyable, Sendable {
     }
 }
 
+/// Goes on as another program, with this process's environment and what of its descriptors is not closed by that.
+/// - Returns: why not.
+package func becomeProgram(_ path: String, _ arguments: [String]) -> SystemError {
+    unsafe withCStrings(arguments) { words in
+        if let first = words.baseAddress { _ = unsafe execv(path, first) }
+        return SystemError("execve", path)
+    }
+}
+
 /// Lends the strings as a NULL-terminated array of C strings.
 package func withCStrings<Result>(
     _ strings: [String], _ body: (UnsafeBufferPointer<UnsafeMutablePointer<CChar>?>) -> Result
