@@ -24,6 +24,10 @@ let lowFloors: [SwiftSetting] =
 /// Programs that run where there may be no shared library at all: the monitor's jail, the emulated host.
 let fullyStatic: [LinkerSetting] = [.unsafeFlags(["-static-executable"])]
 
+/// A large program that is started often: at a fixed address nothing in it has to be adjusted when it is loaded, which
+/// would touch thousands of its pages.
+let atFixedAddress: [LinkerSetting] = [.unsafeFlags(["-Xclang-linker", "-no-pie"])]
+
 func tests(
     _ name: String, _ dependencies: [Target.Dependency], resources: [Resource]? = nil, exclude: [String] = []
 ) -> Target {
@@ -144,7 +148,7 @@ var targets: [Target] = [
             "Launch", "Platform", "Wire", "GuestProtocol", "KVM", "MachineAPI", "OCI", "ImageStore", "Sessions",
             "Worker", "Packet", "FabricAPI", "Networks", "Machine", "Snapshots", "EmulatedHost", argumentParser,
         ],
-        swiftSettings: house),
+        swiftSettings: house, linkerSettings: atFixedAddress),
 
     // What tests of every room use: random numbers with a seed, bytes as views take them, network namespaces.
     .target(

@@ -28,7 +28,7 @@ enum ForkLaunch {
         var children: [Child] = []
         // Whatever ends this early: what has not started is nothing.
         defer { for child in children { child.machine.take()?.abandon() } }
-        for name in names { children.append(Child(try start(name, parent, network))) }
+        for name in names { children.append(Child(try start(name, parent, network, count: names.count))) }
         for child in children { try child.machine?.awaitReadiness() }
         var control = try Control(parent)
         let outcome = try control.fork(into: children.map(\.id))
@@ -66,7 +66,7 @@ enum ForkLaunch {
     }
 
     private static func start(
-        _ name: String, _ parent: MachineRecord, _ network: NetworkChoice
+        _ name: String, _ parent: MachineRecord, _ network: NetworkChoice, count: Int
     ) throws -> RunningMachine {
         let installation = try Installation.find()
         let networks = try network.check(inPlaceOf: parent.configuration.networks).map { try $0.prepare(installation) }
@@ -76,6 +76,7 @@ enum ForkLaunch {
         do {
             var configuration = parent.configuration.clone(as: machine, installation)
             configuration.forkOf = parent.id
+            configuration.forkCount = count
             configuration.networks = networks
             configuration.isDetached = true
             configuration.removesItself = false

@@ -95,6 +95,7 @@ extension ContainerConfiguration {
         clone.templates = nil
         clone.snapshot = nil
         clone.forkOf = nil
+        clone.forkCount = 1
         clone.memoryServer = nil
         clone.monitor = installation.monitor
         clone.commandStartedAt = CommandStart.moment

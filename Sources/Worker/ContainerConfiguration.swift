@@ -33,6 +33,8 @@ package struct ContainerConfiguration: Equatable, Sendable {
     package var snapshot: String?
     /// The id of the machine that it is forked from; nil for one that is not.
     package var forkOf: String?
+    /// How many were forked in one go, this one among them: they share the host's processors when they begin.
+    package var forkCount = 1
     /// The socket of the server that the snapshot's memory comes from; nil for its file.
     package var memoryServer: String?
     /// The files of its disk, one after another, where they are others than the snapshot says.
@@ -93,6 +95,7 @@ extension ContainerConfiguration {
         if let templates { json.append(("templates", .string(templates))) }
         if let snapshot { json.append(("snapshot", .string(snapshot))) }
         if let forkOf { json.append(("forkOf", .string(forkOf))) }
+        if forkCount != 1 { json.append(("forkCount", .number(forkCount))) }
         if let memoryServer { json.append(("memoryServer", .string(memoryServer))) }
         if let disk {
             let parts = disk.map { JSON(members: [("path", .string($0.path)), ("length", .number($0.length))]) }
@@ -131,6 +134,7 @@ extension ContainerConfiguration {
         templates = try view.optional("templates")?.string()
         snapshot = try view.optional("snapshot")?.string()
         forkOf = try view.optional("forkOf")?.string()
+        if let count = try view.optional("forkCount") { forkCount = Int(try count.unsigned(in: 1...1000)) }
         memoryServer = try view.optional("memoryServer")?.string()
         if let field = try view.optional("disk") {
             var parts: [DiskPart] = []

@@ -144,7 +144,7 @@ struct Stage: Sendable {
                 cat "${p%environ}comm" 2>/dev/null || true
             done | grep -vE '^(sh|grep|qemu-system-.*)$' || true
             """)
-        #expect(here.text == "" || here.text == "martlet\n", sourceLocation: sourceLocation)
+        #expect(here.text == "" || here.text == "martlet-command\n", sourceLocation: sourceLocation)
     }
 
     // MARK: Images

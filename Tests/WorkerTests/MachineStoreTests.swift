@@ -193,6 +193,8 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
         plain.runTimeout = 5
         plain.isDetached = true
         plain.hasInput = true
+        plain.forkOf = "z"
+        plain.forkCount = 50
         #expect(try ContainerConfiguration(JSON(parsing: plain.json.encoded())) == plain)
         var state = MachineState()
         #expect(try MachineState(JSON(parsing: state.json.encoded())) == state)

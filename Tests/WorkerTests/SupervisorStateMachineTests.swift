@@ -167,6 +167,21 @@ extension SupervisorStateMachine {
         return machine
     }
 
+    /// Those that are forked in one go may all have to share a processor.
+    @Test func aForkAmongMany() {
+        var policy = Machine.Policy()
+        policy.origin = .snapshot
+        #expect(
+            Machine(policy: policy).start() == [
+                .arm(.start, milliseconds: 180_000), .arm(.restore, milliseconds: 20_000),
+            ])
+        policy.allow(forOthers: 49)
+        #expect(
+            Machine(policy: policy).start() == [
+                .arm(.start, milliseconds: 425_000), .arm(.restore, milliseconds: 265_000),
+            ])
+    }
+
     @Test func aRestoredMachine() {
         var machine = restored()
         #expect(machine.handle(.guestConnected) == [.greetGuest])

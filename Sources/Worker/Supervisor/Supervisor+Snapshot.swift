@@ -53,6 +53,12 @@ struct Saving {
         report.steps.append(StepReport.Step(Array(name.utf8), nanoseconds: nanoseconds))
     }
 
+    /// How much longer the machine may take since others begin beside it, in milliseconds.
+    var timeForOthers: UInt64 {
+        guard case .fork(let order) = purpose else { return 0 }
+        return SupervisorStateMachine.Policy.timeForEachMore * UInt64(order.machines.count)
+    }
+
     mutating func fail(_ reason: [UInt8]) {
         if report.failure.isEmpty { report.failure = reason }
     }
@@ -176,7 +182,7 @@ extension Supervisor {
     func thaw() {
         guard saving?.phase == .working else { return }
         saving?.phase = .thawing
-        arm(.freezing, milliseconds: Self.hookLimit + Self.answerLimit)
+        arm(.freezing, milliseconds: Self.hookLimit + Self.answerLimit + (saving?.timeForOthers ?? 0))
         guest?.queue(Frame(.thaw, payload: Self.interruption(isClone: false).payload))
     }
 

@@ -92,6 +92,7 @@ package final class Supervisor {
         policy.runTimeout = configuration.runTimeout
         let start = MachineStart(configuration)
         policy.origin = start.origin
+        policy.allow(forOthers: configuration.forkCount - 1)
         machine = SupervisorStateMachine(policy: policy)
         ignoreBrokenPipes()
         let signals = try SignalQueue([SIGTERM, SIGINT, SIGHUP])

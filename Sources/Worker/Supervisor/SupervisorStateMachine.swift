@@ -49,6 +49,17 @@ package struct SupervisorStateMachine: Sendable {
         package var runTimeout: UInt64?
 
         package init() {}
+
+        /// How much longer anything of a fork may take for each machine that comes of it beside the first, in
+        /// milliseconds: all of them may have to share one processor.
+        static let timeForEachMore: UInt64 = 5000
+
+        /// Gives the machine time for what others do that begin in the same moment.
+        package mutating func allow(forOthers count: Int) {
+            let more = Self.timeForEachMore * UInt64(max(0, count))
+            startTimeout += more
+            restoreTimeout += more
+        }
     }
 
     package enum TimerName: Hashable, Sendable, CaseIterable {
