@@ -44,6 +44,8 @@ package final class Machine: @unchecked Sendable {
     let life: Mutex<MachineLife>
     /// What tells the pages that it touches from their neighbours, until its working set is recorded.
     let touched = Mutex<SinglePageFaults?>(nil)
+    /// What machines that begin where this one began touch first, where that is known: its forks have it beforehand.
+    let workingSet = Mutex<WorkingSet?>(nil)
     /// Where vCPU threads stand while the machine is paused, and where the loop's thread does.
     let vcpuGate = Gate()
     let loopGate = Gate()

@@ -47,6 +47,7 @@ extension Machine {
         let drives = wanted.map { $0.drives.flatMap(\.content.descriptors) }
         let descriptors = zip(children, drives).map { kept + $0.networkDescriptors + $1 }
         let channel = try system("a fork") { () throws(SystemError) in try ForkChannel() }
+        let workingSet = workingSet.withLock { $0 }
         let start = monotonicNanoseconds()
         var pause = ForkPause()
         var processes: [ForkedProcessNumber] = []
@@ -75,9 +76,12 @@ extension Machine {
                     let configuration = wanted[index]
                     return ForkedChild(index: index, isRunning: wasRunning) {
                         [self] observer throws(MachineError) in
-                        try Machine(
+                        workingSet?.populate(memory, isWritten: true)
+                        let machine = try Machine(
                             configuration, observer: observer, host: HostVM(configuration.machine), memory: memory,
                             source: memoryBase.map { .file($0) }, origin: .saved(state, SavedTime()))
+                        if let workingSet { machine.expect(workingSet) }
+                        return machine
                     } body: { child throws(MachineError) in
                         try body(child)
                     }

@@ -54,8 +54,7 @@ extension Machine {
         }
         life.withLock { $0.history.last = state.identifier }
         self.touched.withLock { $0 = touched.take() }
-        // Both page tables in one go, where the host's kernel can do that; else at least this process's.
-        if let workingSet, !prefault(workingSet) { workingSet.populate(memory, isWritten: false) }
+        if let workingSet { expect(workingSet) }
     }
 
     static func readState(_ path: String) throws(MachineError) -> MachineState { try readState(.path(path)) }

@@ -34,10 +34,18 @@ extension WorkingSet {
 }
 
 extension Machine {
+    /// Has what the machine will touch first, the pages that it will write being populated already. Nothing of the guest
+    /// runs yet.
+    func expect(_ set: WorkingSet) {
+        // Both page tables in one go, where the host's kernel can do that; else at least this process's.
+        if !prefault(set) { set.populate(memory, isWritten: false) }
+        workingSet.withLock { $0 = set }
+    }
+
     /// Has the pages of a working set in the guest's own page tables as well, where the host's kernel can do that
-    /// (from 6.11): then the guest does not leave for them. Nothing of the guest runs yet.
+    /// (from 6.11): then the guest does not leave for them.
     /// - Returns: whether it can.
-    func prefault(_ set: WorkingSet) -> Bool {
+    private func prefault(_ set: WorkingSet) -> Bool {
         guard let vcpu = runners.first else { return false }
         for stretch in set.stretches {
             for region in memory.regions {
@@ -60,6 +68,7 @@ extension Machine {
             let set = WorkingSet(
                 identifier: base.identifier, memorySize: memory.byteCount, stretches: try touchedStretches())
             touched.withLock { $0 = nil }
+            workingSet.withLock { $0 = set }
             try Files.writeAtomically(set.encoded(), to: path, permissions: 0o600)
         }
     }
