@@ -21,7 +21,6 @@ final class Capture {
     var isWatched = false
 
     static let limitInBytes = 4 << 20
-    static let frameLimit = 65_536
 
     init(output: consuming Descriptor, port: PortID?, client: Int) {
         self.output = output
@@ -47,9 +46,9 @@ final class Capture {
         } else {
             interface = UInt32(interfaces.count)
             interfaces[port.index] = interface
-            waiting += PCAPNG.interface(name: name, lengthLimit: UInt32(Capture.frameLimit))
+            waiting += PCAPNG.interface(name: name, lengthLimit: PCAPNG.frameLimit)
         }
-        let kept = frame.slice(0, min(frame.byteCount, Capture.frameLimit))
+        let kept = frame.slice(0, min(frame.byteCount, Int(PCAPNG.frameLimit)))
         waiting += PCAPNG.packet(
             kept, originalLength: frame.byteCount, interface: interface, nanoseconds: wallClockNanoseconds(),
             direction: direction, comment: comment)

@@ -17,10 +17,14 @@ package enum PCAPNG {
         return block(0x0A0D_0D0A, body)
     }
 
+    /// As many bytes of a frame as our captures keep.
+    package static let frameLimit: UInt32 = 65_536
+
     /// An Ethernet interface; they are numbered in the order in which they come.
-    package static func interface(name: String, lengthLimit: UInt32) -> [UInt8] {
+    package static func interface(name: String, description: String? = nil, lengthLimit: UInt32) -> [UInt8] {
         var body: [UInt8] = [1, 0, 0, 0] + little(lengthLimit)
         option(2, Array(name.utf8), &body)
+        if let description { option(3, Array(description.utf8), &body) }
         option(9, [9], &body)
         option(0, [], &body)
         return block(1, body)
@@ -60,7 +64,11 @@ package enum PCAPNG {
         while !body.count.isMultiple(of: 4) { body.append(0) }
     }
 
-    private static func little(_ value: UInt32) -> [UInt8] {
+    static func word(_ bytes: [UInt8], at offset: Int) -> UInt32 {
+        (0..<4).reduce(0) { $0 | UInt32(bytes[offset + $1]) << UInt32(8 * $1) }
+    }
+
+    static func little(_ value: UInt32) -> [UInt8] {
         (0..<4).map { UInt8(truncatingIfNeeded: value >> UInt32($0 * 8)) }
     }
 }

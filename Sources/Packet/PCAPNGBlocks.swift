@@ -18,18 +18,14 @@ package struct PCAPNGBlocks: Sendable {
         waiting += bytes
         var end = 0
         while waiting.count - end >= 8 {
-            let length = Int(word(at: end + 4))
+            let length = Int(PCAPNG.word(waiting, at: end + 4))
             guard length >= 12, length <= Self.limitInBytes, length.isMultiple(of: 4) else { return nil }
             guard waiting.count - end >= length else { break }
-            if word(at: end) == 6 { frames += 1 }
+            if PCAPNG.word(waiting, at: end) == 6 { frames += 1 }
             end += length
         }
         let whole = Array(waiting[..<end])
         waiting.removeFirst(end)
         return whole
-    }
-
-    private func word(at offset: Int) -> UInt32 {
-        (0..<4).reduce(0) { $0 | UInt32(waiting[offset + $1]) << UInt32(8 * $1) }
     }
 }

@@ -9,6 +9,7 @@ internal import Networks
 internal import Packet
 internal import Platform
 internal import Sessions
+internal import Wire
 internal import Worker
 
 extension Network {
@@ -18,7 +19,8 @@ extension Network {
             abstract: "Write the frames of a network, or of one container, as pcapng.",
             discussion: """
                 Until Ctrl-C, or until nobody reads any more. Frames are written as containers send them and as they are \
-                sent to containers; those that go nowhere say why.
+                sent to containers; those that go nowhere say why. Of a container, all networks that it is in are \
+                captured, each as an interface of its own.
 
                 martlet network capture default | tcpdump -n -r -
                 martlet network capture web -w web.pcapng
@@ -68,63 +70,107 @@ extension Network {
     }
 }
 
-/// A capture that runs: the fabric writes into a pipe, and whole blocks of it are passed on.
+/// A capture that runs: fabrics write into pipes, and whole blocks of what they write are passed on.
 private struct CaptureRun: ~Copyable {
-    private var connection: FabricConnection?
-    private let pipe: Descriptor
-    private var blocks = PCAPNGBlocks()
+    /// What one fabric writes.
+    private final class Source {
+        let pipe: Descriptor
+        /// The lease, with which the capture ends; nil once it has been given up.
+        private var connection: FabricConnection?
+        var hasEnded = false
+
+        init(_ network: String, id: String?, of store: NetworkStore) throws {
+            var connection = try FabricConnection(to: network, of: store, program: try Installation.find().fabric)
+            let pipe = try Pipe()
+            _ = try connection.ask(.capture(id: id), giving: pipe.writing)
+            self.connection = consume connection
+            self.pipe = pipe.reading
+        }
+
+        func giveUp() { connection = nil }
+
+        /// The next bytes; nil at the end.
+        func read(into space: inout [UInt8]) throws -> ArraySlice<UInt8>? {
+            let transfer = space.withUnsafeMutableBytes { bytes in
+                Result { () throws(SystemError) in try pipe.read(into: bytes) }
+            }
+            guard case .bytes(let count) = try transfer.get() else { return nil }
+            return space[..<count]
+        }
+    }
+
+    private let sources: [Source]
     private var hasLease = true
+    /// A network's capture is passed on as it is; those of a machine's networks become one.
+    private var blocks = PCAPNGBlocks()
+    private var merge: PCAPNGMerge?
 
     /// - Parameter subject: a network's or a running container's name; a network comes first.
     init(of subject: String) throws {
         let store = try NetworkStore.ofUser { environmentVariable($0) }
-        var network = subject
-        var id: String?
-        if !store.names().contains(subject) {
-            let record: MachineRecord
-            do { record = try MachineStore.ofUser { environmentVariable($0) }.find(subject) } catch {
-                throw Failure("there is no network and no container \(subject)")
-            }
-            guard let wish = record.configuration.networks.first else {
-                throw Failure("\(record.name) is in no network")
-            }
-            guard record.condition == .running else { throw Failure("\(record.name) is not running") }
-            network = wish.network
-            id = record.id
+        if store.names().contains(subject) {
+            sources = [try Source(subject, id: nil, of: store)]
+            return
         }
-        var connection = try FabricConnection(to: network, of: store, program: try Installation.find().fabric)
-        let pipe = try Pipe()
-        _ = try connection.ask(.capture(id: id), giving: pipe.writing)
-        self.connection = consume connection
-        self.pipe = pipe.reading
+        let record: MachineRecord
+        do { record = try MachineStore.ofUser { environmentVariable($0) }.find(subject) } catch {
+            throw Failure("there is no network and no container \(subject)")
+        }
+        guard record.condition == .running else { throw Failure("\(record.name) is not running") }
+        // Those that it is in now, but for the host's own.
+        let interfaces = record.state.networks.compactMap { place -> (name: String, description: String)? in
+            guard place["device"] == nil, let network = place["name"]?.stringValue,
+                let name = place["interface"]?.stringValue
+            else { return nil }
+            return (name, network)
+        }
+        guard !interfaces.isEmpty else {
+            throw Failure(
+                record.state.networks.isEmpty
+                    ? "\(record.name) is in no network"
+                    : "\(record.name) is in the host's own network: tcpdump on its device, which martlet inspect shows")
+        }
+        var sources: [Source] = []
+        for interface in interfaces { sources.append(try Source(interface.description, id: record.id, of: store)) }
+        self.sources = sources
+        merge = PCAPNGMerge(application: "martlet-fabric", interfaces: interfaces)
     }
+
+    private var frames: UInt64 { merge?.frames ?? blocks.frames }
 
     mutating func run(to output: borrowing Descriptor, _ signals: borrowing SignalQueue) throws {
         var space = [UInt8](repeating: 0, count: 1 << 16)
-        while true {
-            let ready = poll([(pipe.raw, POLLIN), (signals.descriptor.raw, POLLIN)])
-            // The lease ends, and with it the capture: what is in the pipe is still written. A second time nothing is.
-            while ready[1], signals.next() != nil {
+        var isWanted = try write(merge?.head ?? [], to: output)
+        while isWanted, sources.contains(where: { !$0.hasEnded }) {
+            let open = sources.indices.filter { !sources[$0].hasEnded }
+            let ready = poll(open.map { (sources[$0].pipe.raw, POLLIN) } + [(signals.descriptor.raw, POLLIN)])
+            // The leases end, and with them the captures: what is in the pipes is still written. A second time nothing
+            // is.
+            while ready[open.count], signals.next() != nil {
                 guard hasLease else { throw Failure(silentlyWith: 130) }
                 hasLease = false
-                connection = nil
+                for source in sources { source.giveUp() }
             }
-            guard ready[0] else { continue }
-            let transfer = space.withUnsafeMutableBytes { bytes in
-                Result { () throws(SystemError) in try pipe.read(into: bytes) }
-            }
-            guard case .bytes(let count) = try transfer.get() else { break }
-            guard let whole = blocks.append(space[..<count]) else {
-                throw Failure("what the network's process writes is no capture")
-            }
-            do throws(SystemError) {
-                try output.writeAll(whole)
-            } catch {
-                // Whoever reads has enough.
-                if error.code == EPIPE { break }
-                throw error
+            for (place, index) in open.enumerated() where ready[place] && isWanted {
+                guard let bytes = try sources[index].read(into: &space) else {
+                    sources[index].hasEnded = true
+                    continue
+                }
+                guard let whole = merge != nil ? merge?.append(bytes, from: index) : blocks.append(bytes) else {
+                    throw Failure("what the network's process writes is no capture")
+                }
+                isWanted = try write(whole, to: output)
             }
         }
-        writeToStandardError("\(blocks.frames) frames captured\n")
+        writeToStandardError("\(frames) frames captured\n")
+    }
+
+    /// - Returns: false where whoever reads has enough.
+    private func write(_ bytes: [UInt8], to output: borrowing Descriptor) throws -> Bool {
+        do throws(SystemError) { try output.writeAll(bytes) } catch {
+            if error.code == EPIPE { return false }
+            throw error
+        }
+        return true
     }
 }
