@@ -154,6 +154,7 @@ extension FabricService {
                 removePort(index)
                 return .refused(refusal, reason)
             }
+            welcome(endpoint, at: port)
             return .attached(description(of: endpoint, port))
         } catch {
             return .refused(FabricService.refusal(error), "\(error)")

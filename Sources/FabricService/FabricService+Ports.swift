@@ -57,6 +57,19 @@ extension FabricService {
         tableChanged()
     }
 
+    /// Tells the machines of a network of addresses that are another machine's now, before that one has said a word.
+    func welcome(_ endpoint: Endpoint, at port: MachinePort) {
+        for announcement in neighbors.welcome(endpoint, in: state.table) {
+            flushOutbox()
+            var space = unsafe answer.slot(0).mutableBytes
+            let record = unsafe answer.slot(0, count: announcement.write(to: &space))
+            router.forEachMember(of: endpoint.network, except: port.id) { target in
+                if ports[target.index]?.isConnected == true { unsafe send(record, to: target, from: target) }
+            }
+            flushOutbox()
+        }
+    }
+
     // MARK: - From machines
 
     /// Takes one batch: epoll says again that there is more when the others have had their turn.

@@ -42,6 +42,7 @@ package final class FabricService {
     let control: Descriptor
     private var events = EpollEvents(capacity: 64)
     var state: NamespaceState
+    var neighbors = NeighborMemory()
     var router = Router()
     var ports: [MachinePort?] = []
     var clients: [ControlClient?] = []

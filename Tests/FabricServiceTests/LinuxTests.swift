@@ -125,6 +125,41 @@ import Wire
         #expect((machine?["dropped"]?["spoofedARP"]?.unsignedValue ?? 0) > 0)
     }
 
+    /// A machine that comes with the address of one that has gone is reached at once, by those who are still sure of
+    /// where that one was.
+    @Test func neighborsHearOfANewStation() throws {
+        let directory = try TemporaryDirectory()
+        let store = try Self.store(directory)
+        var connection = try FabricConnection(to: "blue", of: store, program: try fixture())
+        let a = try Room("a", try Self.attach(&connection, "a"))
+        try a.configure()
+        // Nothing is asked again for an hour.
+        for family in ["ipv4", "ipv6"] {
+            try a.command("sysctl -q -w net.\(family).neigh.tap0.base_reachable_time_ms=7200000")
+        }
+        var stations: [MACAddress] = []
+        for (name, mac) in [("first", "02:00:00:00:0a:01"), ("second", "02:00:00:00:0a:02")] {
+            var wanted = FabricRequest.Attachment(id: name, name: name)
+            wanted.hardwareAddress = MACAddress(mac)
+            (wanted.address, wanted.address6) = (IPv4Address(10, 99, 0, 77), IPv6Address("fd00:99::77"))
+            guard case .attached(let endpoint) = try connection.ask(.attach(wanted)) else {
+                Issue.record("not attached")
+                return
+            }
+            let b = try Room("b", endpoint)
+            try b.configure()
+            for target in ["10.99.0.77", "fd00:99::77"] { try a.command("ping -c 2 -i 0.2 -w 30 \(target)") }
+            stations.append(endpoint.hardwareAddress)
+            #expect(try a.command("ip neigh show 10.99.0.77").contains(mac))
+            #expect(try a.command("ip neigh show fd00:99::77").contains(mac))
+            guard case .done = try connection.ask(.detach(id: name)) else {
+                Issue.record("not detached")
+                return
+            }
+        }
+        #expect(stations.count == 2)
+    }
+
     @Test func addressesByTheUsualProtocols() throws {
         let directory = try TemporaryDirectory()
         let store = try Self.store(directory)
