@@ -38,6 +38,12 @@ int clinux_tap_flags(int fd, char name[16]) {
     return (unsigned short)request.ifr_flags;
 }
 
+int clinux_tap_set_use(int fd, int isUsed) {
+    struct ifreq request = {0};
+    request.ifr_flags = isUsed ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE;
+    return ioctl(fd, TUNSETQUEUE, &request);
+}
+
 int clinux_tap_set_header_size(int fd, int bytes) { return ioctl(fd, TUNSETVNETHDRSZ, &bytes); }
 
 int clinux_device_mtu(const char *name) {

@@ -56,7 +56,9 @@ struct DeviceSet: Sendable {
                 device = opened
                 vsockFile = file
             } else {
-                device = try Self.open(identity, configuration, taps: taps, workers: workers, memory: memory)
+                device = try Self.open(
+                    identity, configuration, taps: taps, pairs: saved.flatMap { Self.queuePairs($0.devices[index]) },
+                    workers: workers, memory: memory)
             }
             let state = saved?.devices[index]
             if let state, !device.restore(state.state) {
@@ -78,8 +80,17 @@ struct DeviceSet: Sendable {
         return result
     }
 
+    /// How many pairs of queues a saved interface has, whatever one of its configuration had today.
+    private static func queuePairs(_ device: SavedDevice) -> Int? {
+        guard case .interface = device.identity else { return nil }
+        return NetDevice.pairs(queueCount: device.state.record.queues.count).flatMap {
+            $0 <= NetworkInterface.queuePairLimit ? $0 : nil
+        }
+    }
+
+    /// - Parameter pairs: of an interface's queues, where its state is there already.
     private static func open(
-        _ identity: DeviceIdentity, _ configuration: MachineConfiguration, taps: [String: TapDevice],
+        _ identity: DeviceIdentity, _ configuration: MachineConfiguration, taps: [String: TapDevice], pairs: Int?,
         workers: IOWorkers, memory: GuestMemory
     ) throws(MachineError) -> VirtioMMIODevice {
         switch identity {
@@ -89,9 +100,11 @@ struct DeviceSet: Sendable {
             }
         case .interface(let name):
             if let index = configuration.networkInterfaces.firstIndex(where: { $0.identifier == name }) {
+                let interface = configuration.networkInterfaces[index]
                 return try openInterface(
-                    configuration.networkInterfaces[index], "network-interfaces[\(index)]", tap: taps[name],
-                    memory: memory)
+                    interface, "network-interfaces[\(index)]", tap: taps[name],
+                    pairs: pairs ?? interface.queuePairs(forProcessors: configuration.machine.vcpuCount), memory: memory
+                )
             }
         case .entropy:
             return try device("entropy") { () throws(DeviceError) in
@@ -195,29 +208,31 @@ struct DeviceSet: Sendable {
 
     // MARK: - Network and vsock
 
-    /// - Parameter tap: the TAP device, where it was opened before.
+    /// - Parameters:
+    ///   - tap: the TAP device, where it was opened before.
+    ///   - pairs: of queues.
     static func openInterface(
-        _ interface: NetworkInterface, _ field: String, tap: TapDevice?, memory: GuestMemory
+        _ interface: NetworkInterface, _ field: String, tap: TapDevice?, pairs: Int, memory: GuestMemory
     ) throws(MachineError) -> NetDevice {
-        let peer = try openPeer(interface.peer, field, tap)
+        let peer = try openPeer(interface.peer, field, tap, pairs)
         let bytes = (interface.guestMAC ?? .random()).bytes
         let address = InlineArray<6, UInt8> { bytes[$0] }
         return try device(field) { () throws(DeviceError) in
             try NetDevice(
-                peer: peer, address: MACAddress(address), mtu: interface.mtu ?? 1500,
+                peer: peer, address: MACAddress(address), mtu: interface.mtu ?? 1500, pairs: pairs,
                 receiveLimit: interface.receiveLimit, transmitLimit: interface.transmitLimit, memory: memory)
         }
     }
 
     private static func openPeer(
-        _ peer: NetworkInterface.Peer, _ field: String, _ tap: TapDevice?
+        _ peer: NetworkInterface.Peer, _ field: String, _ tap: TapDevice?, _ pairs: Int
     ) throws(MachineError) -> NetPeer {
         do throws(TapError) {
             switch peer {
             case .socket(let path): return .path(path)
             case .tap(let name):
-                if let tap { return .tap(tap) }
-                return .tap(try TapDevice(name))
+                let first = if let tap { tap } else { try TapDevice(name, severalQueues: pairs > 1) }
+                return .tap(try first.queues(pairs))
             case .descriptor(let number): return try NetPeer(descriptor: number)
             }
         } catch {

@@ -42,7 +42,8 @@ extension Machine {
                 life, for: "network interface", interface.identifier,
                 among: configuration.networkInterfaces.map(\.identifier))
             let device = try DeviceSet.openInterface(
-                interface, "network-interfaces[\(interface.identifier)]", tap: tap, memory: memory)
+                interface, "network-interfaces[\(interface.identifier)]", tap: tap,
+                pairs: interface.queuePairs(forProcessors: configuration.machine.vcpuCount), memory: memory)
             try fill(slot, device, .interface(interface.identifier), life)
             description.withLock { configuration in
                 configuration.networkInterfaces.append(interface)

@@ -229,8 +229,8 @@ extension Drive {
 extension NetworkInterface {
     init(reading view: JSONView) throws(JSONMismatch) {
         try view.requireMembers(among: [
-            "iface_id", "host_dev_name", "socket_path", "host_dev_fd", "guest_mac", "mtu", "rx_rate_limiter",
-            "tx_rate_limiter",
+            "iface_id", "host_dev_name", "socket_path", "host_dev_fd", "guest_mac", "mtu", "queue_pairs",
+            "rx_rate_limiter", "tx_rate_limiter",
         ])
         identifier = try view.required("iface_id").identifier()
         receiveLimit = try RateLimit.read(view.optional("rx_rate_limiter"))
@@ -266,6 +266,9 @@ extension NetworkInterface {
         }
         mtu = try view.optional("mtu").map { field throws(JSONMismatch) in
             UInt16(try field.unsigned(in: 68...65535))
+        }
+        queuePairs = try view.optional("queue_pairs").map { field throws(JSONMismatch) in
+            UInt8(try field.unsigned(in: 1...UInt64(Self.queuePairLimit)))
         }
     }
 }

@@ -58,6 +58,7 @@ extension NetworkInterface {
         }
         members.append(("guest_mac", (guestMAC?.description).map(JSON.string)))
         members.append(("mtu", mtu.map(JSON.number)))
+        members.append(("queue_pairs", queuePairs.map(JSON.number)))
         members.append(("rx_rate_limiter", receiveLimit?.json))
         members.append(("tx_rate_limiter", transmitLimit?.json))
         return object(members)

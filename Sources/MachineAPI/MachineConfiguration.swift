@@ -163,6 +163,8 @@ package struct NetworkInterface: Equatable, Sendable {
     package var guestMAC: MACAddress?
     /// In bytes.
     package var mtu: UInt16?
+    /// How many pairs of queues the guest is offered; nil for one a processor, up to `ordinaryQueuePairLimit`.
+    package var queuePairs: UInt8?
     /// Of what goes to the guest.
     package var receiveLimit: RateLimit?
     /// Of what comes from the guest.
@@ -173,6 +175,15 @@ package struct NetworkInterface: Equatable, Sendable {
         self.peer = peer
         self.guestMAC = guestMAC
         self.mtu = mtu
+    }
+
+    /// The most pairs of queues that an interface can have, and that one has which is not said how many.
+    package static let queuePairLimit = 16
+    package static let ordinaryQueuePairLimit = 8
+
+    /// How many pairs of queues it has in a machine of so many processors.
+    package func queuePairs(forProcessors count: Int) -> Int {
+        queuePairs.map { Int($0) } ?? min(count, Self.ordinaryQueuePairLimit)
     }
 }
 

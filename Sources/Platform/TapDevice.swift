@@ -36,6 +36,8 @@ package enum TapError: Error, Equatable, Sendable, CustomStringConvertible {
 package final class TapDevice: Sendable {
     package let descriptor: Descriptor
     package let name: String
+    /// The device was found by its name and takes more queues.
+    private let takesMore: Bool
 
     /// In bytes.
     package static let headerSize = 12
@@ -45,7 +47,8 @@ package final class TapDevice: Sendable {
     private static let kind = clinux_tap_ethernet | clinux_tap_no_information | clinux_tap_virtio_header
 
     /// Opens a device by its name, or makes one of that name, which takes CAP_NET_ADMIN.
-    package init(_ name: String) throws(TapError) {
+    /// - Parameter severalQueues: one that is made takes more queues than this.
+    package init(_ name: String, severalQueues: Bool = false) throws(TapError) {
         guard Self.isName(name) else { throw .badName }
         let file: Descriptor
         do throws(SystemError) {
@@ -54,15 +57,20 @@ package final class TapDevice: Sendable {
             throw .cannotOpen(error)
         }
         let raw = file.raw
-        // A device that was made for several queues takes no other.
-        if unsafe clinux_tap_attach(raw, name, Int32(Self.kind)) != 0 {
+        func attach(several: Bool) -> Bool {
+            unsafe clinux_tap_attach(raw, name, Int32(Self.kind | (several ? clinux_tap_several_queues : 0))) == 0
+        }
+        var isSeveral = severalQueues
+        // A device that was made for several queues takes no other kind, and the reverse.
+        if !attach(several: isSeveral) {
             let code = clinux_errno()
-            let severally = Int32(Self.kind | clinux_tap_several_queues)
-            guard code == EINVAL, unsafe clinux_tap_attach(raw, name, severally) == 0 else {
+            isSeveral.toggle()
+            guard code == EINVAL, attach(several: isSeveral) else {
                 throw .cannotAttach(name, SystemError("ioctl", "TUNSETIFF", code: code))
             }
         }
         self.name = name
+        takesMore = isSeveral
         descriptor = file
         try setHeader()
     }
@@ -79,6 +87,8 @@ package final class TapDevice: Sendable {
         var name: [UInt8] = []
         for index in 0..<16 where bytes[index] != 0 { name.append(UInt8(bitPattern: bytes[index])) }
         self.name = String(decoding: name, as: UTF8.self)
+        // Its name may be another device's here: it can come from another network namespace.
+        takesMore = false
         descriptor = file
         do throws(SystemError) { try descriptor.setNonBlocking() } catch { throw .cannotOpen(error) }
         try setHeader()
@@ -91,6 +101,23 @@ package final class TapDevice: Sendable {
         // Until a reader says more: whole frames, with their checksums.
         setOffloads([])
     }
+
+    /// This queue and others of the same device, `count` in all, of which only this one is used for now; this one alone
+    /// where the device takes no others.
+    package func queues(_ count: Int) throws(TapError) -> [TapDevice] {
+        var queues = [self]
+        while takesMore, queues.count < count {
+            let queue = try TapDevice(name, severalQueues: true)
+            guard queue.setUse(false) else { throw .cannotAttach(name, SystemError("ioctl", "TUNSETQUEUE")) }
+            queues.append(queue)
+        }
+        return queues
+    }
+
+    /// Has the kernel steer frames to this queue, one of several, or not. One that is not used can neither be read nor
+    /// written.
+    /// - Returns: whether it does.
+    package func setUse(_ isUsed: Bool) -> Bool { clinux_tap_set_use(descriptor.raw, isUsed ? 1 : 0) == 0 }
 
     package var raw: Int32 { descriptor.raw }
 

@@ -70,6 +70,19 @@ internal import Glibc
         return unsafe body(UnsafeMutableBufferPointer(rebasing: vectors[...last]))
     }
 
+    /// Copies from the front into `buffer` without consuming anything; gives the number of bytes.
+    package func peek(into buffer: UnsafeMutableRawBufferPointer) -> Int {
+        var done = 0
+        for index in unsafe vectors.indices {
+            guard done < buffer.count, let base = unsafe vectors[index].iov_base else { break }
+            let here = unsafe min(vectors[index].iov_len, buffer.count - done)
+            unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done...]).copyMemory(
+                from: UnsafeRawBufferPointer(start: base, count: here))
+            done += here
+        }
+        return done
+    }
+
     /// Takes the last byte off; nil where there is none.
     package mutating func removeLastByte() -> UnsafeMutablePointer<UInt8>? {
         guard byteCount > 0, let last = unsafe vectors.indices.last, let base = unsafe vectors[last].iov_base else {

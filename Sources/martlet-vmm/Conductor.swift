@@ -193,7 +193,8 @@ final class Conductor: @unchecked Sendable {
             switch effect {
             case .checkBootSource(let source): try Checks.open(source)
             case .checkDrive(let drive): try Checks.open(drive)
-            case .checkInterface(let interface): try taps.hold(interface)
+            case .checkInterface(let interface):
+                try taps.hold(interface, processors: state.configuration.machine.vcpuCount)
             case .checkVsock(let vsock): try Checks.bind(vsock)
             case .openLog(let logger):
                 try Checks.attempt { () throws(SystemError) in try log.configure(logger) }
@@ -232,7 +233,7 @@ final class Conductor: @unchecked Sendable {
                 try onMachine { machine throws(MachineError) in _ = try machine.attach(drive) }
             case .attachInterface(let interface):
                 var opened = HeldTaps()
-                try opened.hold(interface)
+                try opened.hold(interface, processors: state.configuration.machine.vcpuCount)
                 let tap = opened.byInterface[interface.identifier]
                 try onMachine { machine throws(MachineError) in _ = try machine.attach(interface, tap: tap) }
             case .detachInterface(let id):

@@ -10,7 +10,8 @@ struct HeldTaps {
     private(set) var byInterface: [String: TapDevice] = [:]
 
     /// Opens what an interface names, in the place of what it named before.
-    mutating func hold(_ interface: NetworkInterface) throws(EffectFailure) {
+    /// - Parameter processors: the machine's, as far as is known.
+    mutating func hold(_ interface: NetworkInterface, processors: Int) throws(EffectFailure) {
         do throws(TapError) {
             switch interface.peer {
             case .socket: byInterface[interface.identifier] = nil
@@ -20,7 +21,8 @@ struct HeldTaps {
             case .tap(let name):
                 // One's own device is busy, too.
                 guard byInterface[interface.identifier]?.name != name else { return }
-                byInterface[interface.identifier] = try TapDevice(name)
+                byInterface[interface.identifier] = try TapDevice(
+                    name, severalQueues: interface.queuePairs(forProcessors: processors) > 1)
             }
         } catch {
             throw EffectFailure("\(error)")

@@ -23,6 +23,8 @@ enum { clinux_tap_checksums = 0x01, clinux_tap_tcp4 = 0x02, clinux_tap_tcp6 = 0x
 int clinux_tap_attach(int fd, const char *name, int flags);
 /// What a descriptor is, and of which device (TUNGETIFF); -1 with errno where it is no queue of any.
 int clinux_tap_flags(int fd, char name[16]);
+/// Whether one of several queues of a device is used (TUNSETQUEUE).
+int clinux_tap_set_use(int fd, int isUsed);
 /// The length of the virtio header in front of each frame (TUNSETVNETHDRSZ).
 int clinux_tap_set_header_size(int fd, int bytes);
 

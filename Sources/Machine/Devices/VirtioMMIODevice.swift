@@ -28,11 +28,17 @@ package struct VirtioDeviceState: Equatable, Sendable {
     package var interruptStatus: UInt32
     /// How full the buckets of its rate limiters are, for each direction that can be limited.
     package var levels: [RateLimiter.Level]
+    /// How many pairs of queues a network's driver uses, where it has a choice.
+    package var queuePairs: UInt16?
 
-    package init(record: MMIOTransport.Record, interruptStatus: UInt32, levels: [RateLimiter.Level] = []) {
+    package init(
+        record: MMIOTransport.Record, interruptStatus: UInt32, levels: [RateLimiter.Level] = [],
+        queuePairs: UInt16? = nil
+    ) {
         self.record = record
         self.interruptStatus = interruptStatus
         self.levels = levels
+        self.queuePairs = queuePairs
     }
 }
 
@@ -134,6 +140,12 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
     /// Waits until nothing that the device has under way reaches guest memory any more, and gives it back to the
     /// driver. Called on the loop's thread, which then stands still.
     package func quiesce() {}
+
+    /// The part of a kept state that a network device adds, with the loop not running.
+    var activeQueuePairs: UInt16? { nil }
+
+    /// Takes that part of a state that is about to be gone on from; false where it cannot be.
+    func restoreQueuePairs(_ pairs: UInt16?) -> Bool { true }
 
     /// Tokens below this are the queues', those from here on the throttles'.
     private static let firstThrottleToken: UInt32 = 48
@@ -327,7 +339,7 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
             for index in queues.indices { transport.setQueue(index, queues[index].state) }
             return VirtioDeviceState(
                 record: transport.record, interruptStatus: interruptStatus.load(ordering: .acquiring),
-                levels: throttles.map(\.level))
+                levels: throttles.map(\.level), queuePairs: activeQueuePairs)
         }
     }
 
@@ -340,7 +352,7 @@ package class VirtioMMIODevice: EventHandler, @unchecked Sendable {
             guard transport.resume(state.record) else { return nil }
             return (transport.isActive, transport.configuration == state.record.configuration)
         }
-        guard let outcome else { return false }
+        guard let outcome, restoreQueuePairs(state.queuePairs) else { return false }
         interruptStatus.store(state.interruptStatus, ordering: .releasing)
         for (throttle, level) in zip(throttles, state.levels) { throttle.restore(level) }
         isResuming = outcome.isActive

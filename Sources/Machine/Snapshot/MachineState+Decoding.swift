@@ -201,11 +201,13 @@ extension MachineState {
             queue.usedRing = bytes.integer(at: 26) ?? 0
             record.queues.append(queue)
         }
-        return SavedDevice(
-            slot: slot, identity: identity,
-            state: VirtioDeviceState(
-                record: record, interruptStatus: try word(SnapshotSection.Device.interruptStatus),
-                levels: try readLevels(fields, slot)))
+        var state = VirtioDeviceState(
+            record: record, interruptStatus: try word(SnapshotSection.Device.interruptStatus),
+            levels: try readLevels(fields, slot))
+        if fields.has(SnapshotSection.Device.queuePairs) {
+            state.queuePairs = UInt16(try fields.number(SnapshotSection.Device.queuePairs, limit: UInt64(UInt16.max)))
+        }
+        return SavedDevice(slot: slot, identity: identity, state: state)
     }
 }
 

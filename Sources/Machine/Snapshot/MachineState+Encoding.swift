@@ -89,6 +89,7 @@ enum SnapshotSection {
         static let configuration: UInt16 = 8
         static let queue: UInt16 = 9
         static let level: UInt16 = 10
+        static let queuePairs: UInt16 = 11
     }
 }
 
@@ -226,6 +227,7 @@ extension MachineState {
             bytes.appendInteger(queue.usedRing)
             fields.append(SnapshotSection.Device.queue, bytes)
         }
+        if let pairs = device.state.queuePairs { fields.append(SnapshotSection.Device.queuePairs, number: pairs) }
         for (index, levels) in device.state.levels.enumerated() {
             for (kind, level) in [levels.bandwidth, levels.operations].enumerated() {
                 guard let level else { continue }

@@ -79,7 +79,7 @@ extension BodySchema {
             .required("iface_id", .string), .optional("host_dev_name", .string), .optional("guest_mac", .address),
             .optional("mtu", .unsigned(16)), .optional("rx_rate_limiter", .object(rateLimiter)),
             .optional("tx_rate_limiter", .object(rateLimiter)), .addition("socket_path", .path),
-            .addition("host_dev_fd", .unsigned(32)),
+            .addition("host_dev_fd", .unsigned(32)), .addition("queue_pairs", .unsigned(8)),
         ])
 
     package static let networkInterfaceUpdate = BodySchema(

@@ -112,6 +112,7 @@ extension NetworkInterface {
             ("guest_mac", .optional(guestMAC?.description)), ("mtu", mtu.map(JSON.number) ?? .null),
             ("rx_rate_limiter", receiveLimit?.json ?? .null), ("tx_rate_limiter", transmitLimit?.json ?? .null),
             ("socket_path", socket.map(JSON.string)), ("host_dev_fd", descriptor.map(JSON.number)),
+            ("queue_pairs", queuePairs.map(JSON.number)),
         ])
     }
 }

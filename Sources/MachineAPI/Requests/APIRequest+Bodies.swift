@@ -103,6 +103,14 @@ extension NetworkInterface {
         self.init(
             identifier: body.text("iface_id") ?? "", peer: try Peer(body),
             guestMAC: body.text("guest_mac").flatMap { MACAddress($0, ofAnyKind: true) }, mtu: mtu)
+        if let pairs = body.number("queue_pairs") {
+            guard (1...UInt64(Self.queuePairLimit)).contains(pairs) else {
+                throw RequestFault(
+                    "Network config error: Could not create the network device: \(pairs) pairs of queues; there are 1 to "
+                        + "\(Self.queuePairLimit)")
+            }
+            queuePairs = UInt8(pairs)
+        }
         receiveLimit = RateLimit(body["rx_rate_limiter"])?.effective
         transmitLimit = RateLimit(body["tx_rate_limiter"])?.effective
     }

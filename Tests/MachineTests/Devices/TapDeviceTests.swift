@@ -29,17 +29,23 @@ private final class Namespace {
         #expect(try ChildProcess(specification).wait() == .exited(0), "ip \(line)")
     }
 
-    func open(_ device: String) throws -> TapDevice {
-        try inside(name) { try TapDevice(device) }
+    func open(_ device: String, severalQueues: Bool = false) throws -> TapDevice {
+        try inside(name) { try TapDevice(device, severalQueues: severalQueues) }
     }
 
     /// A device with the host's addresses, whose neighbour is the guest.
-    func openWithAddresses() throws -> TapDevice {
-        let tap = try open("tap0")
+    func openWithAddresses(severalQueues: Bool = false) throws -> TapDevice {
+        let tap = try open("tap0", severalQueues: severalQueues)
         try run("addr add 10.9.0.1/24 dev tap0")
         try run("link set tap0 up")
         try run("neigh replace 10.9.0.2 lladdr 02:00:00:00:00:01 dev tap0")
         return tap
+    }
+
+    /// Queues of a device that takes several, the host's neighbour.
+    func openQueues(_ count: Int) throws -> [TapDevice] {
+        let tap = try openWithAddresses(severalQueues: true)
+        return try inside(name) { try tap.queues(count) }
     }
 
     /// A socket of the host's; UDP, or TCP that connects to the guest's port 80 without waiting for that.
@@ -78,12 +84,13 @@ private func big(_ value: UInt16) -> [UInt8] { [UInt8(value >> 8), UInt8(value &
 /// A frame of the guest's to the host's address: IPv4 with this protocol and payload, whose checksum at `offset` is
 /// complete, or left to the host.
 private func packet(
-    to station: [UInt8], _ number: UInt8, _ payload: [UInt8], checksumAt offset: Int, partial: Bool
+    to station: [UInt8], _ number: UInt8, _ payload: [UInt8], checksumAt offset: Int, partial: Bool,
+    pseudo hasPseudo: Bool = true
 ) -> [UInt8] {
     let addresses: [UInt8] = [10, 9, 0, 2, 10, 9, 0, 1]
     var ip: [UInt8] = [0x45, 0] + big(UInt16(20 + payload.count)) + [0, 1, 0, 0, 64, number, 0, 0] + addresses
     ip.replaceSubrange(10..<12, with: big(~checksum(ip)))
-    let pseudo = UInt32(checksum(addresses + [0, number] + big(UInt16(payload.count))))
+    let pseudo = hasPseudo ? UInt32(checksum(addresses + [0, number] + big(UInt16(payload.count)))) : 0
     var payload = payload
     payload.replaceSubrange(
         offset..<offset + 2, with: partial ? big(UInt16(pseudo)) : big(~checksum(payload, from: pseudo)))
@@ -93,28 +100,34 @@ private func packet(
 
 @Suite(.enabled(if: geteuid() == 0, "network namespaces are made by root")) struct TapDeviceTests {
     /// The next frame for the guest that is IPv4 of this protocol, without its virtio header, and that header.
-    private func next(_ driver: NetDriver, _ number: UInt8) throws -> (header: [UInt8], frame: [UInt8]) {
+    private func next(
+        _ driver: NetDriver, _ number: UInt8, pair: Int = 0
+    ) throws -> (header: [UInt8], frame: [UInt8]) {
         while true {
-            let record = try driver.receive()
+            let record = try driver.receive(pair: pair)
             let frame = Array(record[12...])
             // The host says other things as well: multicast reports, router solicitations.
             if frame.count > 34, frame[12..<14] == [8, 0], frame[23] == number { return (Array(record[..<12]), frame) }
         }
     }
 
-    @Test(arguments: [false, true]) func datagramsReachTheHost(partial: Bool) throws {
-        let namespace = try Namespace()
-        let driver = try NetDriver(.tap(try namespace.openWithAddresses()))
-        try driver.supply(60, of: 1600)
-        let socket = try namespace.socket(connecting: false)
-        // An ARP answer tells the guest the host's station.
+    /// The host's Ethernet address: an ARP answer tells it.
+    private func station(_ driver: NetDriver) throws -> [UInt8] {
         let request: [UInt8] =
             [UInt8](repeating: 0xff, count: 6) + [2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1]
             + [10, 9, 0, 2, 0, 0, 0, 0, 0, 0, 10, 9, 0, 1]
         try driver.send([frame(request)])
         var answer: [UInt8] = []
         repeat { answer = Array(try driver.receive()[12...]) } while answer[12..<14] != [8, 6]
-        let station = Array(answer[6..<12])
+        return Array(answer[6..<12])
+    }
+
+    @Test(arguments: [false, true]) func datagramsReachTheHost(partial: Bool) throws {
+        let namespace = try Namespace()
+        let driver = try NetDriver(.tap([try namespace.openWithAddresses()]))
+        try driver.supply(60, of: 1600)
+        let socket = try namespace.socket(connecting: false)
+        let station = try station(driver)
         var random = SeededGenerator(1)
         for count in [1, 100, 1300] {
             let data = random.bytes(count)
@@ -138,7 +151,7 @@ private func packet(
     @Test(arguments: [UInt64.max, ~NetFeature.guestTSO4, ~(NetFeature.guestTSO4 | NetFeature.guestCsum)])
     func segmentsAreForThoseWhoTakeThem(features: UInt64) throws {
         let namespace = try Namespace()
-        let driver = try NetDriver(.tap(try namespace.openWithAddresses()), features: features)
+        let driver = try NetDriver(.tap([try namespace.openWithAddresses()]), features: features)
         try driver.supply(60, of: 1600)
         let socket = try namespace.socket(connecting: true)
         let greeting = try next(driver, 6).frame
@@ -194,7 +207,7 @@ private func packet(
     @Test func aDeviceThatGoesTakesTheCarrier() throws {
         let namespace = try Namespace()
         try namespace.run("tuntap add mode tap name tap0")
-        let driver = try NetDriver(.tap(try namespace.openWithAddresses()))
+        let driver = try NetDriver(.tap([try namespace.openWithAddresses()]))
         try driver.supply(20, of: 1600)
         #expect(driver.status == 1)
         try namespace.run("link del tap0")
@@ -203,14 +216,46 @@ private func packet(
         #expect(try driver.counters().droppedFromGuest == 1)
     }
 
+    /// Each pair has a queue of the device, and an answer comes by the one that the question came by; a queue that is
+    /// not used gets nothing.
+    @Test func pairsHaveQueuesOfTheDevice() throws {
+        let namespace = try Namespace()
+        let queues = try namespace.openQueues(2)
+        #expect(queues.count == 2)
+        let driver = try NetDriver(.tap(queues), pairs: 2)
+        for pair in 0..<2 { try driver.supply(60, of: 1600, pair: pair) }
+        let station = try station(driver)
+        /// An echo, whose answer comes by a pair.
+        func ask(_ identifier: UInt8, by pair: Int, back: Int) throws {
+            let echo: [UInt8] = [8, 0, 0, 0, 0, identifier, 0, 1] + [UInt8](repeating: identifier, count: 40)
+            try driver.send([packet(to: station, 1, echo, checksumAt: 2, partial: false, pseudo: false)], pair: pair)
+            let answer = try next(driver, 1, pair: back).frame
+            #expect(answer[34] == 0 && Array(answer[42...]) == Array(echo[8...]))
+        }
+        try ask(1, by: 0, back: 0)
+        try ask(2, by: 1, back: 0)
+        #expect(try driver.command([4, 0, 2, 0]) == [0])
+        for round in 0..<6 as Range<UInt8> { try ask(round, by: Int(round) % 2, back: Int(round) % 2) }
+        #expect(try driver.command([4, 0, 1, 0]) == [0])
+        for pair in 0..<2 { try ask(9, by: pair, back: 0) }
+        #expect(try driver.counters().writeFailures == 0 && driver.counters().readFailures == 0)
+        // A device that takes one queue, or came as a descriptor, serves all pairs with it.
+        guard case .tap(let adopted) = try NetPeer(descriptor: queues[0].raw) else { return }
+        let alone = try adopted[0].queues(3)
+        #expect(adopted.count == 1 && alone.count == 1)
+        #expect(try namespace.open("tap7").queues(3).count == 1)
+        try namespace.run("link del tap0")
+        while driver.status == 1 { try driver.harness.waitForInterrupt() }
+    }
+
     @Test func descriptorsAreHandedOver() throws {
         let namespace = try Namespace()
         let tap = try namespace.openWithAddresses()
-        guard case .tap(let same) = try NetPeer(descriptor: tap.raw) else {
+        guard case .tap(let queues) = try NetPeer(descriptor: tap.raw), let same = queues.first else {
             Issue.record("a TAP is taken for something else")
             return
         }
-        #expect(same.name == "tap0" && same.raw != tap.raw)
+        #expect(same.name == "tap0" && same.raw != tap.raw && queues.count == 1)
         let pair = try UnixSocket.pair(kind: .records)
         guard case .socket = try NetPeer(descriptor: pair.first.raw) else {
             Issue.record("a socket of records is taken for something else")
@@ -227,7 +272,7 @@ private func packet(
     @Test(arguments: 0..<2 as Range<UInt64>) func hostileDriver(seed: UInt64) throws {
         let namespace = try Namespace()
         let tap = try namespace.openWithAddresses()
-        let device = try NetDevice(peer: .tap(tap), address: guestAddress, memory: try DeviceHarness.makeMemory())
+        let device = try NetDevice(peer: .tap([tap]), address: guestAddress, memory: try DeviceHarness.makeMemory())
         try fuzzQueues(device, seed: seed, rounds: 150) { random in
             random.bytes([10, 26, 60, 1000].randomElement(using: &random) ?? 26)
         }

@@ -31,8 +31,12 @@ package struct NetCounters: Equatable, Sendable {
 ///
 /// Towards the network, frames leave guest memory in batches, without a copy. Towards the guest a batch is received
 /// into memory of ours and copied, since how many of the guest's buffers a frame takes is known only when it is there.
+///
+/// One thread, the loop's, serves all pairs of queues. What several are good for is the guest: its processors do not
+/// wait for one another at one queue. Over a TAP device with several queues the kernel says which pair a frame is for;
+/// over one descriptor for all, `FlowSteering` does.
 package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
-    /// Queues, and their throttles.
+    /// The queues of the first pair, and the throttles of all. Those of pair `n` are at `2 * n` more.
     enum Queue {
         static let receive = 0
         static let transmit = 1
@@ -48,16 +52,15 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
 
     package let address: MACAddress
     package let mtu: UInt16
+    /// How many pairs of queues there are at most.
+    package let pairLimit: Int
     private let path: String?
 
     // The loop thread's.
-    var link: NetLink?
-    private var registration: EventRegistration?
+    /// One, or as many as there are pairs.
+    let lanes: [NetLane]
     private var retryInMilliseconds = firstRetryInMilliseconds
-    var isReadable = false
-    var isWritable = false
     private(set) var hasCarrier = false
-    let received: ReceivedMessages
     let batch = MessageBatch()
     let transmitChains: [DescriptorChain]
     let receiveChain: DescriptorChain
@@ -65,49 +68,63 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
     var tooFew: UInt16 = 0
     /// Where in `transmitChains` each message of the batch is.
     var positions = InlineArray<32, Int>(repeating: 0)
+    /// How many pairs the driver uses: one until it says more.
+    var activePairs = 1
+    /// What a kept state says of that.
+    private var savedPairs = 1
+    var steering = FlowSteering()
     /// The loop thread's, too.
     package internal(set) var counters = NetCounters()
 
     /// - Parameters:
+    ///   - pairs: of queues, 1 to `NetworkInterface.queuePairLimit`; one pair comes without a control queue.
     ///   - receiveLimit: of what goes to the guest.
     ///   - transmitLimit: of what comes from it.
     package init(
-        peer: NetPeer, address: MACAddress, mtu: UInt16 = 1500, receiveLimit: RateLimit? = nil,
+        peer: NetPeer, address: MACAddress, mtu: UInt16 = 1500, pairs: Int = 1, receiveLimit: RateLimit? = nil,
         transmitLimit: RateLimit? = nil, memory: GuestMemory
     ) throws(DeviceError) {
+        precondition((1...NetworkInterface.queuePairLimit).contains(pairs), "as many queues as there are tokens for")
         self.address = address
         self.mtu = mtu
+        pairLimit = pairs
+        let links: [NetLink?]
         var features = NetFeature.offered
+        path = if case .path(let path) = peer { path } else { nil }
         switch peer {
-        case .path(let path):
-            self.path = path
-        case .socket(let socket):
-            path = nil
-            link = .socket(socket)
-        case .tap(let tap):
-            path = nil
-            link = .tap(tap)
+        case .path: links = [nil]
+        case .socket(let socket): links = [.socket(socket)]
+        case .tap(let queues):
+            precondition(queues.count == 1 || queues.count == pairs, "a queue for all pairs, or one for each")
+            links = queues.map { .tap($0) }
             features = NetFeature.offeredWithTap
         }
-        hasCarrier = link != nil
-        received = try devicePart { () throws(SystemError) in try ReceivedMessages() }
+        if pairs > 1 { features |= NetFeature.controlQueue | NetFeature.severalPairs }
+        hasCarrier = links[0] != nil
+        var lanes: [NetLane] = []
+        for (index, link) in links.enumerated() {
+            lanes.append(try devicePart { () throws(SystemError) in try NetLane(index, link) })
+        }
+        self.lanes = lanes
         let capacity = Int(Self.queueSize) + memory.regions.count
         transmitChains = (0..<MessageBatch.limit).map { _ in DescriptorChain(capacity: capacity) }
         receiveChain = DescriptorChain(capacity: capacity)
         do throws(SystemError) {
             try super.init(
-                type: VirtioDeviceType.network, features: features, queueCount: 2,
+                type: VirtioDeviceType.network, features: features, queueCount: Self.queueCount(pairs: pairs),
                 maximumQueueSize: Self.queueSize,
-                configuration: Self.configuration(address, mtu, hasCarrier: link != nil),
+                configuration: Self.configuration(address, mtu, pairs, hasCarrier: hasCarrier),
                 limits: [receiveLimit, transmitLimit], memory: memory)
         } catch { throw .system(error) }
     }
 
     /// The configuration space (§5.1.4): MAC, status, number of queue pairs, MTU.
-    private static func configuration(_ address: MACAddress, _ mtu: UInt16, hasCarrier: Bool) -> [UInt8] {
+    private static func configuration(
+        _ address: MACAddress, _ mtu: UInt16, _ pairs: Int, hasCarrier: Bool
+    ) -> [UInt8] {
         var bytes: [UInt8] = []
         for index in 0..<6 { bytes.append(address.bytes[index]) }
-        for value in [hasCarrier ? linkUp : 0, 1, mtu] {
+        for value in [hasCarrier ? linkUp : 0, UInt16(pairs), mtu] {
             bytes += [UInt8(truncatingIfNeeded: value), UInt8(truncatingIfNeeded: value >> 8)]
         }
         return bytes
@@ -116,31 +133,34 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
     // MARK: - The link
 
     override func attached(to loop: DeviceLoop) throws(SystemError) {
-        if let link { try watch(link, loop) } else { connect() }
+        guard lanes[0].link != nil else { return connect() }
+        for lane in lanes { try watch(lane, loop) }
+        tellAboutGuest()
     }
 
     override func detached() {
-        if let registration { attachedLoop?.deregister(registration) }
+        letGo()
         attachedLoop?.setTimer(self, token: 0, afterMilliseconds: nil)
-        registration = nil
-        // The network sees its end.
-        link = nil
-        received.removeAll()
     }
 
-    private func watch(_ link: NetLink, _ loop: DeviceLoop) throws(SystemError) {
-        registration = try loop.register(link.raw, Self.interest, self, token: Self.firstOwnToken)
-        self.link = link
-        isReadable = true
-        isWritable = true
-        tellAboutGuest()
+    private func watch(_ lane: NetLane, _ loop: DeviceLoop) throws(SystemError) {
+        guard let link = lane.link else { return }
+        lane.registration = try loop.register(
+            link.raw, Self.interest, self, token: Self.firstOwnToken + UInt32(lane.index))
+        lane.isReadable = true
+        lane.isWritable = true
     }
 
     private func connect() {
         guard let path, let loop = attachedLoop else { return }
         do throws(SystemError) {
             let socket = SharedDescriptor(try UnixSocket.connect(to: path, kind: .records, nonBlocking: true))
-            try watch(.socket(socket), loop)
+            lanes[0].link = .socket(socket)
+            do throws(SystemError) { try watch(lanes[0], loop) } catch {
+                lanes[0].link = nil
+                throw error
+            }
+            tellAboutGuest()
             retryInMilliseconds = Self.firstRetryInMilliseconds
             setCarrier(true)
         } catch {
@@ -151,17 +171,22 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
 
     override func handleTimer(_ token: UInt32) {
         connect()
-        if isRunning { transmit() }
+        transmitAll(lanes[0])
+    }
+
+    /// The network sees the end of every descriptor.
+    private func letGo() {
+        for lane in lanes {
+            if let registration = lane.registration { attachedLoop?.deregister(registration) }
+            lane.registration = nil
+            lane.link = nil
+            lane.clear()
+        }
     }
 
     /// The network is gone.
     func disconnect() {
-        if let registration { attachedLoop?.deregister(registration) }
-        registration = nil
-        link = nil
-        isReadable = false
-        isWritable = false
-        received.removeAll()
+        letGo()
         setCarrier(false)
         if path != nil { attachedLoop?.setTimer(self, token: 0, afterMilliseconds: retryInMilliseconds) }
     }
@@ -169,55 +194,70 @@ package final class NetDevice: VirtioMMIODevice, @unchecked Sendable {
     func setCarrier(_ on: Bool) {
         guard hasCarrier != on else { return }
         hasCarrier = on
-        setConfiguration(Self.configuration(address, mtu, hasCarrier: on))
+        setConfiguration(Self.configuration(address, mtu, pairLimit, hasCarrier: on))
     }
 
     private func tellAboutGuest() {
-        link?.tell(isRunning: isRunning, features: features, mtu: mtu, address: address)
+        lanes[0].link?.tell(isRunning: isRunning, features: features, mtu: mtu, address: address)
     }
 
     /// Nothing goes before the link says that there is room.
-    func waitForRoom() {
-        isWritable = false
+    func waitForRoom(_ lane: NetLane) {
+        lane.isWritable = false
         // A TAP device notes that somebody waits when it is asked, not when a write fails.
-        if let registration { try? attachedLoop?.modify(registration, Self.interest) }
+        if let registration = lane.registration { try? attachedLoop?.modify(registration, Self.interest) }
     }
 
     // MARK: - Life
 
     override func activate() {
+        if isResuming { _ = setPairs(savedPairs) }
         tellAboutGuest()
     }
 
     override func deactivate() {
-        received.removeAll()
+        _ = setPairs(1)
+        for lane in lanes { lane.received.removeAll() }
         tellAboutGuest()
     }
 
+    override var activeQueuePairs: UInt16? { pairLimit > 1 ? UInt16(activePairs) : nil }
+
+    override func restoreQueuePairs(_ pairs: UInt16?) -> Bool {
+        savedPairs = Int(pairs ?? 1)
+        return (1...pairLimit).contains(Int(pairs ?? 1))
+    }
+
     override func queueNotified(_ index: Int) {
-        if index == Queue.receive {
+        if index == controlIndex { return control() }
+        if index % 2 == Queue.receive {
             counters.receiveNotifications &+= 1
-            receive()
+            receive(lane(of: index / 2))
         } else {
             counters.transmitNotifications &+= 1
-            transmit()
+            transmit(index / 2)
         }
     }
 
     override func throttleReleased(_ index: Int) {
-        if index == Queue.receive { receive() } else { transmit() }
+        for lane in lanes where isRunning {
+            if index == Queue.receive { receive(lane) } else { transmitAll(lane) }
+        }
     }
 
     override func descriptorReady(_ token: UInt32, _ readiness: Readiness) {
+        let lane = lanes[Int(token - Self.firstOwnToken)]
+        // A queue of a TAP device that is not in use has failed, says the kernel.
+        guard isInUse(lane) else { return }
         counters.linkEvents &+= 1
-        if readiness.contains(.writable) { isWritable = true }
-        if !readiness.isDisjoint(with: [.readable, .peerClosed, .hungUp, .failed]) { isReadable = true }
+        if readiness.contains(.writable) { lane.isWritable = true }
+        if !readiness.isDisjoint(with: [.readable, .peerClosed, .hungUp, .failed]) { lane.isReadable = true }
         guard isRunning else {
             // Nobody to read for; but an end is an end.
             if readiness.contains(.hungUp) { disconnect() }
             return
         }
-        receive()
-        if isRunning, isWritable { transmit() }
+        receive(lane)
+        if lane.isWritable { transmitAll(lane) }
     }
 }

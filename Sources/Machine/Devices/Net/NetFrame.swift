@@ -65,6 +65,8 @@ enum NetFeature {
     static let hostUFO: UInt64 = 1 << 14
     static let mergeableBuffers: UInt64 = 1 << 15
     static let status: UInt64 = 1 << 16
+    static let controlQueue: UInt64 = 1 << 17
+    static let severalPairs: UInt64 = 1 << 22
     static let offered =
         csum | guestCsum | mtu | mac | guestTSO4 | guestTSO6 | hostTSO4 | hostTSO6 | mergeableBuffers | status
     /// What the host's network stack can do beside that: large UDP datagrams, cut into fragments.

@@ -10,8 +10,8 @@ package enum NetPeer: Sendable {
     case path(String)
     /// To the other end of this socket, which is one of records, non-blocking or not.
     case socket(SharedDescriptor)
-    /// To the host's network stack.
-    case tap(TapDevice)
+    /// To the host's network stack: by one queue of a TAP device for all pairs of the guest's, or by one for each.
+    case tap([TapDevice])
 
     /// What an inherited descriptor is, which stays open and the caller's.
     package init(descriptor number: Int32) throws(TapError) {
@@ -23,7 +23,7 @@ package enum NetPeer: Sendable {
         if isSocket, type == Int32(SOCK_SEQPACKET.rawValue) {
             self = .socket(SharedDescriptor(descriptor))
         } else {
-            do throws(TapError) { self = .tap(try TapDevice(adopting: descriptor)) } catch {
+            do throws(TapError) { self = .tap([try TapDevice(adopting: descriptor)]) } catch {
                 guard case .notATap = error else { throw error }
                 throw .notATap(number)
             }
