@@ -78,6 +78,20 @@ extension EndToEnd {
             let machines = far["fabric"]?["machines"]?.arrayValue ?? []
             #expect(Set(machines.compactMap { $0["name"]?.stringValue }) == ["middle", "peer"])
 
+            // A capture of it has both, each as an interface.
+            let capture = try stage.start(["network", "capture", "middle"])
+            try capture.waitForOutput("martlet-fabric")
+            let pings = "for n in gateway.near gateway.far; do ping -q -c 2 -W 20 $n >/dev/null; done; echo done"
+            #expect(try exec("middle", pings) == "done\n")
+            capture.signal(2)
+            let captured = try capture.finish(input: [], seconds: 60)
+            #expect(captured.status == 0 && captured.errorText.contains("frames captured"), "\(captured.errorText)")
+            try Files.writeAtomically(captured.output, to: "\(stage.root)/both.pcapng")
+            let seen = try stage.shell(
+                "tshark -r \(stage.root)/both.pcapng -Y 'icmp.type == 0' -T fields -e frame.interface_name "
+                    + "-e frame.interface_description -e ip.src 2>/dev/null | sort -u")
+            #expect(seen.text == "eth0\tnear\t10.95.0.1\neth1\tfar\t10.94.0.1\n", "\(seen)")
+
             // A fork is in both, at places of its own.
             let forked = try stage.run(["fork", "middle"])
             #expect(forked.status == 0, "\(forked)")
