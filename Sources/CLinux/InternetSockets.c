@@ -58,6 +58,7 @@ static bool from_system(const struct sockaddr *system, struct clinux_address *ad
 }
 
 int clinux_enter_network(int namespace) { return setns(namespace, CLONE_NEWNET); }
+int clinux_new_network(void) { return unshare(CLONE_NEWNET); }
 
 int clinux_internet_socket(bool ipv4, int kind, int protocol) {
     int type = (kind == 1 ? SOCK_STREAM : SOCK_DGRAM) | SOCK_NONBLOCK | SOCK_CLOEXEC;

@@ -14,11 +14,6 @@ enum ForkLaunch {
     /// - Parameter network: what is asked for in place of the running one's.
     static func fork(_ reference: String, names: [String], _ network: NetworkChoice = NetworkChoice()) throws {
         let parent = try SnapshotLaunch.running(reference)
-        if let host = parent.configuration.networks.first?.host {
-            // Its device's descriptor would be the fork's too.
-            throw Failure(
-                "\(parent.name) is in the host's own network (\(host.text)): restore a snapshot of it instead")
-        }
         if parent.configuration.networks.isEmpty, !network.arguments.isEmpty {
             throw Failure(
                 "\(parent.name) is in no network, and a fork of it cannot be: restore a snapshot of it instead")
@@ -69,7 +64,7 @@ enum ForkLaunch {
         _ name: String, _ parent: MachineRecord, _ network: NetworkChoice, count: Int
     ) throws -> RunningMachine {
         let installation = try Installation.find()
-        let networks = try network.check(inPlaceOf: parent.configuration.networks).map { try $0.prepare(installation) }
+        let networks = try network.check(inPlaceOf: parent.networksToKeep).map { try $0.prepare(installation) }
         let store = try SnapshotLaunch.machines()
         var generator = SystemRandomNumberGenerator()
         let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: name)

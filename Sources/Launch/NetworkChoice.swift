@@ -189,6 +189,8 @@ package struct NetworkChoice {
             wish.isEgressAudited = isEgressAudited || saved.isEgressAudited
         }
         wish.hasHostAccess = hasHostAccess || saved.hasHostAccess
+        // The guest's addresses stay, unless others are asked for.
+        if wish.host == .bridged, address == nil, address6 == nil { wish.kept = saved.kept }
         return wish
     }
 

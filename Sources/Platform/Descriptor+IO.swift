@@ -53,13 +53,29 @@ extension Descriptor {
 
     /// Sends all bytes over a blocking unix socket, and with the first of them a copy of a descriptor (SCM_RIGHTS).
     package borrowing func send(_ bytes: [UInt8], with passenger: borrowing Descriptor) throws(SystemError) {
+        try send(bytes, with: passenger.raw)
+    }
+
+    /// The same, of a descriptor that somebody else owns.
+    package borrowing func send(_ bytes: [UInt8], with passenger: Int32) throws(SystemError) {
         let raw = raw
-        var passengers = [passenger.raw]
+        var passengers = [passenger]
         let count = unsafe bytes.withUnsafeBytes { all in
             retryingInterrupts { unsafe clinux_send_descriptors(raw, all.baseAddress, all.count, &passengers, 1) }
         }
         guard count > 0 else { throw SystemError("sendmsg") }
         if count < bytes.count { try writeAll(Array(bytes[count...])) }
+    }
+
+    /// Takes a byte from a blocking unix socket, and the descriptor that came with it; nil where none did.
+    package borrowing func receiveDescriptor() throws(SystemError) -> Descriptor? {
+        let raw = raw
+        var byte: UInt8 = 0
+        var number: Int32 = -1
+        var count = 0
+        let length = retryingInterrupts { unsafe clinux_receive_descriptors(raw, &byte, 1, &number, 1, &count) }
+        guard length >= 0 else { throw SystemError("recvmsg") }
+        return count == 1 ? Descriptor(owning: number) : nil
     }
 
     /// Reads up to `limit` bytes from the current position to the end; one byte more is an error (EFBIG).

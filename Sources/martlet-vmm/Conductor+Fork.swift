@@ -96,6 +96,12 @@ extension MachineOverrides {
             if case .socket(let path) = peer { peer = .socket(child.resolve(path)) }
             return Interface(identifier: $0.identifier, peer: peer, guestMAC: $0.guestMAC)
         }
+        for handed in child.handedInterfaces {
+            var interface = Interface(
+                identifier: handed.identifier, peer: .descriptor(-1), guestMAC: handed.guestMAC)
+            interface.isHanded = true
+            networkInterfaces.append(interface)
+        }
         vsockPath = child.vsockPath
         serial = Serial(outputPath: child.serialPath)
     }

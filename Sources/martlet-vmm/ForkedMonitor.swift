@@ -26,6 +26,8 @@ enum ForkedMonitor {
         }
         try replaceStreams(order)
         let lifeline = try connect(order)
+        var child = child
+        child.handed = try takeInterfaces(order, lifeline)
         let status = StatusReport(try duplicate(lifeline))
         var arguments = origin.arguments
         arguments.identifier = order.identifier
@@ -88,6 +90,32 @@ enum ForkedMonitor {
     private static func connect(_ order: ForkChild) throws(MachineError) -> Descriptor? {
         guard let path = order.supervisorPath else { return nil }
         return try attempt("supervisor_sock") { () throws(SystemError) in try UnixSocket.connect(to: path) }
+    }
+
+    /// Takes the descriptors that come for network interfaces, each with a byte of its own. They stay open for as long
+    /// as the process: their numbers stand in the configuration.
+    private static func takeInterfaces(
+        _ order: ForkChild, _ connection: borrowing Descriptor?
+    ) throws(MachineError) -> [String: Int32] {
+        var handed: [String: Int32] = [:]
+        for interface in order.handedInterfaces {
+            guard let came = try receive(connection) else {
+                throw .configuration(
+                    field: "supervisor_interfaces", problem: "no descriptor came for \(interface.identifier)")
+            }
+            handed[interface.identifier] = came
+        }
+        return handed
+    }
+
+    private static func receive(_ connection: borrowing Descriptor?) throws(MachineError) -> Int32? {
+        switch connection {
+        case .some(let connection):
+            do throws(SystemError) { return try connection.receiveDescriptor()?.release() } catch {
+                throw .system("supervisor_interfaces", error)
+            }
+        case .none: return nil
+        }
     }
 
     private static func duplicate(_ descriptor: borrowing Descriptor?) throws(MachineError) -> Descriptor? {

@@ -66,6 +66,62 @@ extension EndToEnd {
             #expect(try traces() == before)
         }
 
+        /// A fork, a container of a snapshot and a restored one, all with their original's address inside, at the same
+        /// time; outside each has one of its own, by which it is reached.
+        @Test func clonesOfBridgedMachinesKeepTheirAddress() throws {
+            let before = try traces()
+            defer { _ = try? stage.run(["rm", "-f", "origin", "forked", "run-again", "restored"]) }
+            let page = "saved\n"
+            let server = "mkdir /www; echo saved > /www/index.html; exec httpd -f -p 80 -h /www"
+            let started = try stage.run([
+                "run", "-d", "--name", "origin", "--network", "bridged", "-m", "128m", stage.image, "sh", "-c", server,
+            ])
+            #expect(started.status == 0, "\(started)")
+            let own = try address("origin")
+            #expect(try stage.run(["snapshot", "create", "origin", "--tag", "bridged-state"]).status == 0)
+            for arguments in [
+                ["branch", "origin", "forked"],
+                ["run", "-d", "--snapshot", "bridged-state", "--name", "run-again", "-p", "8090:80"],
+                ["restore", "origin", "bridged-state", "restored"],
+            ] {
+                let result = try stage.run(arguments)
+                #expect(result.status == 0, "\(result)")
+            }
+            try withNeighbour {
+                var outside: Set<String> = [own]
+                for name in ["forked", "run-again", "restored"] {
+                    #expect(try address(name) == own)
+                    let state = try JSON(parsing: try stage.run(["inspect", name]).output).arrayValue?.first?["state"]
+                    let other = try #require(state?["network"]?["outsideAddress"]?.stringValue)
+                    outside.insert(other)
+                    // In: what the guest has. Out: the host, who is next to it, and a neighbour that knows the host alone.
+                    let script = """
+                        ip -o -4 addr show eth0; ping -q -c 1 -W 20 203.0.113.2 >&2
+                        ping -q -c 1 -W 20 $(ip route | sed -n 's/^default via \\([0-9.]*\\) .*/\\1/p') >&2
+                        echo out
+                        """
+                    let shown = try stage.run(["exec", name, "sh", "-ec", script])
+                    #expect(shown.text.contains("inet \(own)/") && shown.text.hasSuffix("out\n"), "\(shown)")
+                    #expect(try stage.onHost("curl -sS -m 20 http://\(other)/ 2>&1") == page)
+                }
+                #expect(outside.count == 4)
+                #expect(try stage.onHost("curl -sS -m 20 http://127.0.0.1:8090/ 2>&1") == page)
+                // A machine beside them reaches a clone, and a clone it.
+                let client = try stage.run([
+                    "run", "--rm", "--network", "bridged", stage.image, "sh", "-c",
+                    "timeout 20 wget -q -O - http://\(outside.subtracting([own]).min() ?? "")/",
+                ])
+                #expect(client.status == 0 && client.text == page, "\(client)")
+            }
+            // Killed with their monitors, or removed: nothing is left of any.
+            _ = try stage.onHost("kill -9 $(pidof martlet-supervisor)")
+            for name in ["origin", "forked", "run-again", "restored"] {
+                #expect(try stage.run(["rm", "-f", name]).status == 0)
+            }
+            #expect(try stage.run(["snapshot", "rm", "bridged-state"]).status == 0)
+            #expect(try traces() == before)
+        }
+
         @Test func routedMachinesHaveAddressesOfTheHostsNetwork() throws {
             let before = try traces()
             try withNeighbour {

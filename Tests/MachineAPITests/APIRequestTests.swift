@@ -118,6 +118,24 @@ import Wire
         #expect(loading.drives == [.init(identifier: "d", content: .path("p"))])
     }
 
+    @Test func interfacesOfForksComeFromTheirSupervisor() throws {
+        let routed = try route(
+            .put, "/fork",
+            """
+            {"children":[{"id":"a","supervisor_sock":"s",
+              "supervisor_interfaces":[{"iface_id":"e","guest_mac":"02:00:5e:00:53:01"},{"iface_id":"f"}]}]}
+            """
+        ).get()
+        guard case .fork(let children) = routed.request else { throw RequestFault("no fork") }
+        #expect(
+            children.first?.handedInterfaces == [
+                .init(identifier: "e", guestMAC: MACAddress("02:00:5e:00:53:01")), .init(identifier: "f"),
+            ])
+        #expect(throws: RequestFault.self) {
+            try route(.put, "/fork", #"{"children":[{"id":"a","supervisor_interfaces":[{"iface_id":"e"}]}]}"#).get()
+        }
+    }
+
     @Test func descriptorsInsteadOfPaths() throws {
         let routed = try route(
             .put, "/snapshot/load",

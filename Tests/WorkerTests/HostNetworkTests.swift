@@ -68,7 +68,7 @@ private final class Host {
 private final class Place {
     let machine: HostMachine
     let bridge: HostBridge?
-    private var tap: TapDevice?
+    private(set) var tap: TapDevice?
     private var lock: HostNetworkStore.HeldLock?
     private let store: HostNetworkStore
 
@@ -80,8 +80,10 @@ private final class Place {
         var wish = NetworkWish(network: "host", hardwareAddress: address)
         change(&wish)
         let id = String(repeating: "\(number)", count: 64)
+        // What the host sees of a clone is its namespace.
+        let station = wish.kept == nil ? address : MACAddress(local: number + 100)
         let joined = try store.join(
-            HostMachine(id: id, isBridged: bridged, device: "mlt\(id.prefix(10))", hardwareAddress: address), wish)
+            HostMachine(id: id, isBridged: bridged, device: "mlt\(id.prefix(10))", hardwareAddress: station), wish)
         machine = joined.machine
         bridge = joined.bridge
         tap = joined.tap
@@ -99,6 +101,69 @@ private final class Place {
     func die() {
         tap = nil
         lock = nil
+    }
+}
+
+/// A guest at the other end of a TAP device, which asks and listens.
+private struct StubGuest {
+    private let tap: TapDevice
+    private let mac: MACAddress
+    private let place: KeptPlace
+    private var gateway = MACAddress.zero
+
+    init(_ tap: TapDevice, _ mac: MACAddress, _ place: KeptPlace) {
+        (self.tap, self.mac, self.place) = (tap, mac, place)
+    }
+
+    /// Sends a frame, and gives the first one that `judge` takes.
+    private func exchange<Value>(_ frame: [UInt8], _ judge: ([UInt8]) -> Value?) throws -> Value {
+        try tap.descriptor.writeAll([UInt8](repeating: 0, count: TapDevice.headerSize) + frame)
+        var space = [UInt8](repeating: 0, count: 2048)
+        while true {
+            var entry = pollfd(fd: tap.raw, events: Int16(POLLIN), revents: 0)
+            try #require(poll(&entry, 1, 30_000) == 1, "nothing comes")
+            let count = read(tap.raw, &space, space.count)
+            guard count > TapDevice.headerSize else { continue }
+            if let value = judge(Array(space[TapDevice.headerSize..<count])) { return value }
+        }
+    }
+
+    /// Who says that the address is his.
+    mutating func station(of address: IPv4Address) throws -> MACAddress {
+        let question = built(EthernetHeader.length + ARPPacket.length) {
+            EthernetHeader(destination: .broadcast, source: mac, type: EtherType.arp).write(to: &$0, at: 0)
+            ARPPacket(
+                operation: ARPPacket.request, senderMAC: mac, senderAddress: place.address, targetMAC: .zero,
+                targetAddress: address
+            ).write(to: &$0, at: EthernetHeader.length)
+        }
+        let wanted = address.bytes
+        gateway = try exchange(question) { frame in
+            guard frame.count >= 42, frame[12..<14] == [8, 6], frame[20..<22] == [0, 2], Array(frame[28..<32]) == wanted
+            else { return nil }
+            return MACAddress(frame[22..<28].reduce(0) { $0 << 8 | UInt64($1) })
+        }
+        return gateway
+    }
+
+    /// Whether an address answers an echo that goes by way of the last station that was found.
+    func echo(_ address: IPv4Address) throws -> Bool {
+        let start = EthernetHeader.length + IPv4Header.length
+        let question = built(start + 16) {
+            EthernetHeader(destination: gateway, source: mac, type: EtherType.ipv4).write(to: &$0, at: 0)
+            IPv4Header(
+                protocolNumber: IPProtocol.icmp, source: place.address, destination: address, payloadLength: 16
+            ).write(to: &$0, at: EthernetHeader.length)
+            ICMPMessage(type: ICMPType.echoRequest, identifier: 7, sequence: 1).write(to: &$0, at: start)
+            ICMPMessage.fillChecksum(&$0, at: start, length: 16)
+        }
+        let (source, own) = (address.bytes, place.address.bytes)
+        return try exchange(question) { frame in
+            guard frame.count >= 42, frame[12..<14] == [8, 0], frame[23] == 1, Array(frame[26..<30]) == source else {
+                return nil
+            }
+            return Array(frame[30..<34]) == own && frame[34] == 0
+        }
     }
 }
 
@@ -160,6 +225,41 @@ private final class Place {
         }
         #expect(try host.configuration() == before)
         #expect(try Files.list(store.root).sorted() == ["lock", "machines"])
+    }
+
+    /// Clones have the address of the machine that they come from, each in a namespace of its own, and beside it one
+    /// outside that stands for it; they reach the host, who sees these.
+    @Test func clonesKeepTheirAddressInNamespaces() throws {
+        let host = try Host()
+        let before = try host.configuration()
+        let store = host.store
+        try inside(host.name) {
+            let first = try Place(store, 1, bridged: true)
+            let bridge = try #require(first.bridge)
+            let kept = KeptPlace(
+                address: try #require(first.machine.address), prefixLength: 20, gateway: bridge.gateway,
+                address6: first.machine.address6)
+            let clones = try [2, 3].map { number in try Place(store, number, bridged: true) { $0.kept = kept } }
+            let outside = (clones + [first]).compactMap(\.machine.address)
+            #expect(Set(outside).count == 3)
+            for (index, clone) in clones.enumerated() {
+                var guest = StubGuest(try #require(clone.tap), MACAddress(local: UInt64(index) + 2), kept)
+                // The gateway, a machine beside it, and anything else that the host knows the way to.
+                for target in [bridge.gateway, outside[1 - index], IPv4Address(10, 216, 1, 1)] {
+                    #expect(try guest.station(of: target) != .zero)
+                }
+                for target in [bridge.gateway, IPv4Address(192, 0, 2, 1)] {
+                    #expect(try guest.echo(target), "\(target)")
+                }
+            }
+            try clones[0].leave()
+            #expect(NetworkDevice.mtu(of: clones[0].machine.device) == nil)
+            // One that is killed: the kernel takes the namespace away, whoever comes next the rest.
+            clones[1].die()
+            try first.leave()
+        }
+        #expect(try host.configuration() == before)
+        #expect(try Files.list("\(store.root)/machines").isEmpty)
     }
 
     /// Somebody else's settings are put back, and what somebody else changed meanwhile is left.

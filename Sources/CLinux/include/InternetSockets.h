@@ -20,6 +20,8 @@ struct clinux_address {
 
 /// Moves the calling thread into a network namespace (setns(2)).
 int clinux_enter_network(int namespace);
+/// Moves the calling thread into a new network namespace (unshare(2)).
+int clinux_new_network(void);
 /// socket(2), non-blocking and close-on-exec. Kinds: 1 stream, 2 datagram; protocol 0 for the usual one.
 int clinux_internet_socket(bool ipv4, int kind, int protocol);
 int clinux_internet_connect(int fd, const struct clinux_address *to);

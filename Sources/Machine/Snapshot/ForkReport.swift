@@ -31,13 +31,14 @@ package struct ForkedChild: Sendable {
     package let index: Int
     /// Whether the machine that it comes from ran, and was not paused.
     package let isRunning: Bool
-    private let make: @Sendable (MachineObserver) throws(MachineError) -> Machine
+    /// Descriptors of network interfaces that came to this process, by the interfaces' names.
+    package var handed: [String: Int32] = [:]
+    private let make: Make
     fileprivate let body: Machine.ForkBody
 
-    init(
-        index: Int, isRunning: Bool, make: @escaping @Sendable (MachineObserver) throws(MachineError) -> Machine,
-        body: @escaping Machine.ForkBody
-    ) {
+    typealias Make = @Sendable (MachineObserver, [String: Int32]) throws(MachineError) -> Machine
+
+    init(index: Int, isRunning: Bool, make: @escaping Make, body: @escaping Machine.ForkBody) {
         self.index = index
         self.isRunning = isRunning
         self.make = make
@@ -45,7 +46,9 @@ package struct ForkedChild: Sendable {
     }
 
     /// Makes the machine, once. It goes on from where the other stood; nothing of it runs before it is started.
-    package func makeMachine(observer: MachineObserver) throws(MachineError) -> Machine { try make(observer) }
+    package func makeMachine(observer: MachineObserver) throws(MachineError) -> Machine {
+        try make(observer, handed)
+    }
 }
 
 /// What a parent and the children of a fork have in common: a pipe that lets the children go when it ends, and one that

@@ -75,7 +75,9 @@ extension Machine {
                 processes = try forkProcesses(wanted.count, keeping: descriptors, channel) { [self] index in
                     let configuration = wanted[index]
                     return ForkedChild(index: index, isRunning: wasRunning) {
-                        [self] observer throws(MachineError) in
+                        [self] observer, handed throws(MachineError) in
+                        var configuration = configuration
+                        for (name, number) in handed { configuration.setPeer(of: name, to: .descriptor(number)) }
                         workingSet?.populate(memory, isWritten: true)
                         let machine = try Machine(
                             configuration, observer: observer, host: HostVM(configuration.machine), memory: memory,
@@ -119,6 +121,7 @@ extension Machine {
         }
         for interface in configuration.networkInterfaces {
             let override = child.networkInterfaces.first { $0.identifier == interface.identifier }
+            guard override?.isHanded != true else { continue }
             let isShared = if case .descriptor = interface.peer { override?.peer == interface.peer } else { false }
             guard override != nil, !isShared else {
                 throw .configuration(
@@ -177,6 +180,15 @@ private final class ForkedProcessNumbers: Sendable {
 extension MachineOverrides {
     /// Network back ends that are there already, and go to the machine.
     fileprivate var networkDescriptors: [Int32] {
-        networkInterfaces.compactMap { if case .descriptor(let number) = $0.peer { number } else { nil } }
+        networkInterfaces.compactMap { interface in
+            if case .descriptor(let number) = interface.peer, !interface.isHanded { number } else { nil }
+        }
+    }
+}
+
+extension MachineConfiguration {
+    fileprivate mutating func setPeer(of name: String, to peer: NetworkInterface.Peer) {
+        guard let index = networkInterfaces.firstIndex(where: { $0.identifier == name }) else { return }
+        networkInterfaces[index].peer = peer
     }
 }

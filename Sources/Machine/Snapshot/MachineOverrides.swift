@@ -20,6 +20,8 @@ package struct MachineOverrides: Equatable, Sendable {
     package struct Interface: Equatable, Sendable {
         package var identifier: String
         package var peer: NetworkInterface.Peer
+        /// Of a fork: the back end is a descriptor that comes to its process by itself, and what `peer` says is nothing.
+        package var isHanded = false
         /// The address in the device's configuration. Linux looks at that when its driver starts, not at a restore.
         package var guestMAC: MachineAPI.MACAddress?
 

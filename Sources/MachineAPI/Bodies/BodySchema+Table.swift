@@ -151,6 +151,9 @@ extension BodySchema {
         "ForkDriveOverride",
         [.required("drive_id", .string), .required("path_on_host", .path), .defaulted("copy", .bool)])
 
+    static let handedInterface = BodySchema(
+        "HandedInterface", [.required("iface_id", .string), .optional("guest_mac", .address)])
+
     static let forkChild = BodySchema(
         "ForkChild",
         [
@@ -159,6 +162,7 @@ extension BodySchema {
             .optional("log_path", .path), .optional("metrics_path", .path), .optional("serial_out_path", .path),
             .defaulted("drive_overrides", .list(.object(forkDriveOverride))),
             .defaulted("network_overrides", .list(.object(networkOverride))),
+            .defaulted("supervisor_interfaces", .list(.object(handedInterface))),
             .optional("vsock_override", .object(vsockOverride)),
         ])
 

@@ -208,6 +208,14 @@ extension ForkChild {
         metricsPath = body.text("metrics_path")
         serialPath = body.text("serial_out_path")
         interfaces = try body.networkOverrides()
+        handedInterfaces = (body["supervisor_interfaces"]?.arrayValue ?? []).map { entry in
+            HandedInterface(
+                identifier: entry.text("iface_id") ?? "",
+                guestMAC: entry.text("guest_mac").flatMap { MACAddress($0, ofAnyKind: true) })
+        }
+        guard handedInterfaces.isEmpty || supervisorPath != nil else {
+            throw RequestFault("Fork error: supervisor_interfaces come by a supervisor_sock, which is missing")
+        }
         drives = (body["drive_overrides"]?.arrayValue ?? []).map {
             DriveOverride(
                 identifier: $0.text("drive_id") ?? "", path: $0.text("path_on_host") ?? "",

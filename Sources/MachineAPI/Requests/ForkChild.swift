@@ -13,6 +13,11 @@ package struct ForkChild: Equatable, Sendable {
         package var isCopied = false
     }
 
+    package struct HandedInterface: Equatable, Sendable {
+        package var identifier: String
+        package var guestMAC: MACAddress?
+    }
+
     /// The machine's name.
     package var identifier: String
     /// The monitor's working directory; nil for that of the parent's.
@@ -31,6 +36,8 @@ package struct ForkChild: Equatable, Sendable {
     package var serialPath: String?
     package var drives: [DriveOverride] = []
     package var interfaces: [SnapshotLoading.InterfaceOverride] = []
+    /// Those whose back ends come as descriptors from whoever looks after it, in this order.
+    package var handedInterfaces: [HandedInterface] = []
     package var vsockPath: String?
 
     package init(identifier: String) { self.identifier = identifier }

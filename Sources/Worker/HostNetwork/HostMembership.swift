@@ -10,6 +10,10 @@ internal import Wire
 final class HostMembership {
     let tap: TapDevice?
     let endpoint: FabricReply.Endpoint
+    /// The addresses that stand for the machine's own outside of its namespace, where it has one.
+    private(set) var outside: (IPv4Address?, IPv6Address?) = (nil, nil)
+    /// The host's device.
+    let device: String?
     private let store: HostNetworkStore?
     private let id: String
     private var held: Held?
@@ -33,6 +37,7 @@ final class HostMembership {
         if case .tap(let name) = mode {
             store = nil
             tap = try Self.open(name, mtu: wish.mtu)
+            device = name
             endpoint.address = wish.address
             endpoint.prefixLength = wish.prefixLength ?? 24
             endpoint.gateway = wish.gateway
@@ -48,17 +53,30 @@ final class HostMembership {
         let store = try HostNetworkStore.ofThisHost()
         var ports: [Reserved] = []
         for wanted in wish.published { ports.append(try Reserved(wanted)) }
+        let kept = mode == .bridged ? wish.kept : nil
+        var random = SystemRandomNumberGenerator()
+        // In a namespace of its own it is that one's link that the host sees.
         var machine = HostMachine(
-            id: id, isBridged: mode == .bridged, device: "mlt\(id.prefix(10))", hardwareAddress: wish.hardwareAddress)
+            id: id, isBridged: mode == .bridged, device: "mlt\(id.prefix(10))",
+            hardwareAddress: kept == nil ? wish.hardwareAddress : MACAddress(local: random.next()))
         machine.published = ports.map { $0.reservation.ports }
         let joined = try store.join(machine, wish)
         held = Held(lock: joined.lock, ports: ports)
         self.store = store
         tap = joined.tap
+        device = joined.machine.device
         endpoint.published = joined.machine.published
         endpoint.address = joined.machine.address
         endpoint.address6 = joined.machine.address6
-        if let bridge = joined.bridge {
+        if let kept {
+            outside = (joined.machine.address, joined.machine.address6)
+            endpoint.address = kept.address
+            endpoint.prefixLength = kept.prefixLength
+            endpoint.gateway = kept.gateway
+            endpoint.address6 = joined.machine.address6 == nil ? nil : kept.address6
+            endpoint.prefixLength6 = 128
+            if endpoint.address6 != nil { endpoint.gateway6 = CloneNamespace.gateway6 }
+        } else if let bridge = joined.bridge {
             endpoint.prefixLength = UInt8(bridge.subnet.length)
             endpoint.gateway = bridge.gateway
             endpoint.prefixLength6 = UInt8(bridge.subnet6?.length ?? 128)

@@ -63,7 +63,7 @@ extension HostNetworkStore {
             try takeRoutedAddresses(&machine, wish, others)
         }
         try save(machine)
-        let tap = try connect(machine, &state, mtu: wish.mtu)
+        let tap = try connect(machine, wish, &state)
         let all = others + [machine]
         let bridge = all.contains(where: \.isBridged) ? state.bridge : nil
         try HostTools.nft(NetfilterRules(machines: all, bridge: bridge).text)
@@ -116,7 +116,10 @@ extension HostNetworkStore {
     ) throws(HostNetworkError) {
         guard let bridge = state.bridge else { return }
         let subnet = bridge.subnet
-        let taken = Set(others.filter(\.isBridged).compactMap { $0.address?.value } + [bridge.gateway.value])
+        // What stands for an address in a namespace is another one than it.
+        let taken = Set(
+            others.filter(\.isBridged).compactMap { $0.address?.value }
+                + [bridge.gateway.value] + (wish.kept.map { [$0.address.value] } ?? []))
         if let address = wish.address {
             guard subnet.contains(address), address != subnet.network, address != subnet.broadcast else {
                 throw HostNetworkError("--ip: \(address) is no machine's address in \(subnet)")
@@ -135,7 +138,9 @@ extension HostNetworkStore {
             return
         }
         let host = UInt64((machine.address?.value ?? 0) - subnet.network.value)
-        let address = wish.address6 ?? IPv6Address(high: subnet6.network.high, low: subnet6.network.low | host)
+        var chosen = IPv6Address(high: subnet6.network.high, low: subnet6.network.low | host)
+        if chosen == wish.kept?.address6 { chosen = IPv6Address(high: chosen.high, low: chosen.low | 1 << 32) }
+        let address = wish.address6 ?? chosen
         guard subnet6.contains(address), address != bridge.gateway6, address != subnet6.network else {
             throw HostNetworkError("--ip6: \(address) is no machine's address in \(subnet6)")
         }
@@ -170,11 +175,15 @@ extension HostNetworkStore {
     // MARK: - The machine's device
 
     private func connect(
-        _ machine: HostMachine, _ state: inout HostNetworkState, mtu: UInt32
+        _ machine: HostMachine, _ wish: NetworkWish, _ state: inout HostNetworkState
     ) throws(HostNetworkError) -> TapDevice {
+        let (device, mtu) = (machine.device, wish.mtu)
         let tap: TapDevice
-        do throws(TapError) { tap = try TapDevice(machine.device) } catch { throw HostNetworkError("\(error)") }
-        let device = machine.device
+        if let kept = wish.kept, machine.isBridged, let bridge = state.bridge {
+            tap = try CloneNamespace.make(for: machine, wish, keeping: kept, behind: bridge)
+        } else {
+            do throws(TapError) { tap = try TapDevice(device) } catch { throw HostNetworkError("\(error)") }
+        }
         var lines = ["link set dev \(device) addrgenmode none"]
         guard !machine.isBridged else {
             lines.append("link set dev \(device) mtu \(mtu) master \(HostBridge.name) up")

@@ -27,8 +27,9 @@ package final class NetworkLease {
     package init(_ configuration: ContainerConfiguration, _ wish: NetworkWish) throws {
         if let mode = wish.host {
             let membership = try HostMembership(mode, id: configuration.id, wish)
-            holder = .host(
-                membership, NetworkPlace(wish: wish, endpoint: membership.endpoint, device: membership.tap?.name))
+            var place = NetworkPlace(wish: wish, endpoint: membership.endpoint, device: membership.device)
+            (place.outside, place.outside6) = membership.outside
+            holder = .host(membership, place)
         } else {
             holder = .fabric(try FabricLease(configuration, wish))
         }

@@ -11,6 +11,9 @@ package struct NetworkPlace: Sendable {
     package let endpoint: FabricReply.Endpoint
     /// The host's device, where it is in the host's own network.
     var device: String?
+    /// What stands for its addresses on the host's bridge, where it has a namespace of its own.
+    var outside: IPv4Address?
+    var outside6: IPv6Address?
 
     /// The interface, as the guest is to set it up.
     /// - Parameter slot: where it was put after the guest's kernel had looked; nil where it was there before.
@@ -42,6 +45,8 @@ package struct NetworkPlace: Sendable {
         object["name"] = .string(wish.network)
         object["interface"] = .string(wish.interfaceName)
         object["device"] = device.map { .string($0) }
+        object["outsideAddress"] = outside.map { .string("\($0)") }
+        object["outsideAddress6"] = outside6.map { .string("\($0)") }
         guard let known = endpoint.json.objectValue else { return .object(object) }
         for (name, value) in zip(known.names, known.values) where device == nil || name != "socket" {
             object[name] = value

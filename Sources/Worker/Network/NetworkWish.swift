@@ -42,6 +42,8 @@ package struct NetworkWish: Equatable, Sendable {
     package var prefixLength6: UInt8?
     package var gateway: IPv4Address?
     package var gateway6: IPv6Address?
+    /// In a clone of a bridged machine: what its guest has, and keeps, in a network namespace of its own.
+    package var kept: KeptPlace?
 
     /// Those that a machine's interfaces can have.
     package static let interfaceNames = (0..<8).map { "eth\($0)" }
@@ -77,6 +79,7 @@ package struct NetworkWish: Equatable, Sendable {
         object["prefixLength6"] = prefixLength6.map { .number($0) }
         object["gateway"] = gateway.map { .string("\($0)") }
         object["gateway6"] = gateway6.map { .string("\($0)") }
+        object["kept"] = kept?.json
         return .object(object)
     }
 
@@ -121,5 +124,6 @@ package struct NetworkWish: Equatable, Sendable {
         }
         if let field = try view.optional("gateway") { gateway = try field.parsed("an IPv4 address") }
         if let field = try view.optional("gateway6") { gateway6 = try field.parsed("an IPv6 address") }
+        if let field = try view.optional("kept") { kept = try KeptPlace(field) }
     }
 }

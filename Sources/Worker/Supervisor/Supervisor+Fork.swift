@@ -69,19 +69,30 @@ enum ForkedMonitor {
     static func description(id: String, _ store: MachineStore) throws(WorkerError) -> JSON {
         let directory = store.directory(of: id)
         let configuration = try ContainerConfiguration.load(from: directory)
+        let overrides = configuration.interfacesOfClone.overrides
+        let handed = overrides.filter { if case .descriptor = $0.peer { true } else { false } }
         return [
             "id": .string(id), "directory": .string(directory), "api_sock": .string(MachineFile.api),
             "supervisor_sock": .string(MachineFile.monitor), "stdout_path": .string(MachineFile.console),
             "stderr_path": .string(MachineFile.diagnostics),
-            "network_overrides": .array(configuration.interfacesOfClone.overrides.map(\.json)),
+            "network_overrides": .array(overrides.filter { !handed.contains($0) }.map(\.json)),
+            "supervisor_interfaces": .array(
+                handed.map { interface in
+                    [
+                        "iface_id": .string(interface.identifier),
+                        "guest_mac": interface.guestMAC.map { .string("\($0)") } ?? .null,
+                    ]
+                }),
             "vsock_override": ["uds_path": .string(MachineFile.vsock)],
         ]
     }
 
     /// Says that the machine's directory is ready for its monitor, and waits for that.
-    /// - Parameter client: when it is lost, or a signal ends this process, nothing is waited for any more.
+    /// - Parameters:
+    ///   - client: when it is lost, or a signal ends this process, nothing is waited for any more.
+    ///   - network: the descriptor of its network device, where it is handed one.
     static func adopt(
-        client: borrowing Descriptor, signals: borrowing SignalQueue
+        client: borrowing Descriptor, signals: borrowing SignalQueue, network: Int32?
     ) throws(SystemError) -> MonitorProcess {
         let listener = try UnixSocket.listen(at: MachineFile.monitor, backlog: 1)
         defer { Files.remove(MachineFile.monitor) }
@@ -102,7 +113,10 @@ enum ForkedMonitor {
             if entries[1].revents != 0 || entries[2].revents != 0 {
                 throw SystemError("poll", "the command that forks the machine was lost", code: ECANCELED)
             }
-            if let connection = try UnixSocket.accept(on: listener) { return try MonitorProcess(adopting: connection) }
+            if let connection = try UnixSocket.accept(on: listener) {
+                if let network { try connection.send([0], with: network) }
+                return try MonitorProcess(adopting: connection)
+            }
         }
     }
 }

@@ -102,7 +102,8 @@ package final class Supervisor {
         let guestListener = try UnixSocket.listen(at: "\(MachineFile.vsock)_\(Self.guestPort)", backlog: 4)
         let monitor =
             start.isFork
-            ? try ForkedMonitor.adopt(client: foreground, signals: signals)
+            ? try ForkedMonitor.adopt(
+                client: foreground, signals: signals, network: networks.first?.monitorDescriptor)
             : try start.startMonitor(configuration.monitor, network: networks.first?.monitorDescriptor)
         let controlListener = try UnixSocket.listen(at: MachineFile.control)
         log = try OutputLog(path: MachineFile.output)
