@@ -122,6 +122,7 @@ extension Machine {
             loop.stop()
             life.deviceThread?.join()
             if life.phase != .finished { devices.finish() }
+            loop.forgetHandlers()
             memoryServer?.end()
             life.vcpuThreads = []
             life.deviceThread = nil

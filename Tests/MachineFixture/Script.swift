@@ -135,6 +135,8 @@ final class Script {
                 exit(0)
             }
         }
+        // Each child that was made has its own open.
+        for console in consoles { console.remove() }
         return "\(report)"
     }
 

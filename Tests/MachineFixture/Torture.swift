@@ -31,6 +31,7 @@ extension Script {
         var random = SeededGenerator(seed)
         var counts: [Ordeal: Int] = [:]
         var kept: (files: SnapshotFiles, disk: String?)?
+        let descriptorCount = try Files.list("/proc/self/fd").count
         for round in 0..<rounds {
             let ordeal = Ordeal.allCases.randomElement(using: &random) ?? .pause
             // At no instruction in particular.
@@ -77,6 +78,11 @@ extension Script {
             counts[ordeal, default: 0] += 1
             _ = try console.line(with: "tick")
             if round % 50 == 49 { say("round \(round + 1)") }
+        }
+        // As many as ever, whatever the number of machines that have ended; and the file that memory comes from.
+        let lastCount = try Files.list("/proc/self/fd").count
+        guard lastCount <= descriptorCount + 1 else {
+            throw ScriptError(description: "\(descriptorCount) descriptors have become \(lastCount)")
         }
         let total = counts.values.reduce(0, +)
         return "\(total) ordeals, seed \(seed): "

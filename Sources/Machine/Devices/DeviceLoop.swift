@@ -123,6 +123,17 @@ package final class DeviceLoop: @unchecked Sendable {
         freeSlots.append(registration.slot)
     }
 
+    /// Ends all watches and timers, and lets go of their handlers, which have the loop in turn. For any one thread once
+    /// the loop has ended.
+    package func forgetHandlers() {
+        for index in slots.indices where slots[index].handler != nil {
+            _ = try? epoll.remove(slots[index].fd)
+            slots[index] = Slot(generation: slots[index].generation)
+            freeSlots.append(UInt32(index))
+        }
+        timers.removeAll()
+    }
+
     // MARK: - Timers
 
     /// Calls the handler once after the time; an earlier setting of the same token is replaced, nil only ends it.
