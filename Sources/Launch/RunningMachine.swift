@@ -128,8 +128,8 @@ package struct RunningMachine: ~Copyable {
 }
 
 extension Files {
+    /// Writes a file of what is being made: it is there whole or not at all, whenever this process is killed.
     package static func writeNew(_ bytes: [UInt8], _ path: String) throws(SystemError) {
-        let file = try Descriptor.open(path, .createNew, permissions: 0o600)
-        try file.writeAll(bytes)
+        try writeAtomically(bytes, to: path, permissions: 0o600)
     }
 }

@@ -201,13 +201,18 @@ package struct MachineStore: Sendable {
         let directory = directory(of: id)
         guard Files.exists(directory), !isLockHeld(directory) else { return false }
         guard let json = (try? Self.readJSON("\(directory)/\(MachineFile.configuration)")) ?? nil else {
-            return !Files.exists("\(directory)/\(MachineFile.configuration)")
+            return Self.saysNothing("\(directory)/\(MachineFile.configuration)")
         }
         if json["removesItself"]?.boolValue == true { return true }
         guard let state = (try? Self.readJSON("\(directory)/\(MachineFile.state)")) ?? nil else {
             return !Files.exists("\(directory)/\(MachineFile.state)")
         }
         return state["startedAt"] == nil
+    }
+
+    /// Whether a file is missing, or empty as a host that went down may leave it.
+    private static func saysNothing(_ path: String) -> Bool {
+        do throws(SystemError) { return try Files.read(path, limit: 1).isEmpty } catch { return error.code == ENOENT }
     }
 
     /// Names whose machines are not there.

@@ -110,12 +110,16 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
             let store = MachineStore(root: root)
             var generator = SystemRandomNumberGenerator()
             var kept: [String] = []
-            for number in 0..<4 {
+            for number in 0..<5 {
                 let id = MachineIdentity.makeID(using: &generator)
                 let machine = try store.create(id: id, name: "m\(number)")
                 var configuration = configuration(id: id, name: machine.name)
                 configuration.removesItself = number % 2 == 0
                 if number < 3 { try write(configuration.json, machine.directory, MachineFile.configuration) }
+                // Its maker was lost before it had written that.
+                if number == 4 {
+                    try Files.writeAtomically([], to: "\(machine.directory)/\(MachineFile.configuration)")
+                }
                 if number == 1 {
                     var state = MachineState()
                     state.status = .running
