@@ -185,8 +185,9 @@ final class Console: @unchecked Sendable {
                 return line
             }
             var watched = pollfd(fd: pipe.raw, events: Int16(POLLIN), revents: 0)
-            guard poll(&watched, 1, 20_000) == 1 else {
-                throw ScriptError(description: "the guest says nothing for 20 seconds")
+            // Long enough for a host that has much else to do.
+            guard poll(&watched, 1, 120_000) == 1 else {
+                throw ScriptError(description: "the guest says nothing for two minutes")
             }
             var bytes = [UInt8](repeating: 0, count: 4096)
             let count = bytes.withUnsafeMutableBytes { read(pipe.raw, $0.baseAddress, $0.count) }

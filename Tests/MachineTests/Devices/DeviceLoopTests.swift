@@ -49,6 +49,24 @@ import VirtioTestSupport
         thread.end()
     }
 
+    @Test func whatIsForgottenIsGone() throws {
+        let loop = try DeviceLoop()
+        let watched = try EventCounter()
+        weak var forgotten: Recorder?
+        do {
+            let recorder = Recorder(loop)
+            recorder.registrations = [try loop.register(watched.descriptor.raw, .readable, recorder, token: 1)]
+            loop.setTimer(recorder, token: 2, afterMilliseconds: 1_000_000)
+            forgotten = recorder
+        }
+        #expect(forgotten != nil)
+        loop.forgetHandlers()
+        #expect(forgotten == nil)
+        // The descriptor can be watched again.
+        let other = Recorder(loop)
+        loop.deregister(try loop.register(watched.descriptor.raw, .readable, other, token: 1))
+    }
+
     @Test func timersComeInTheirOrderOnce() throws {
         let loop = try DeviceLoop()
         let recorder = Recorder(loop)
