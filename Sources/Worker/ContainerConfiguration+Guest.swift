@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import GuestProtocol
+internal import Packet
 internal import Platform
 
 extension ContainerConfiguration {
@@ -26,9 +27,13 @@ extension ContainerConfiguration {
     }
 
     /// What the guest is to become.
-    /// - Parameter rootSlot: where the disk was put after the guest's kernel had looked; nil where it was there before.
-    /// - Parameter networks: the machine's places in its networks.
-    func guestConfiguration(rootSlot: Int?, networks: MachineNetworks) -> Configuration {
+    /// - Parameters:
+    ///   - rootSlot: where the disk was put after the guest's kernel had looked; nil where it was there before.
+    ///   - networks: the machine's places in its networks.
+    ///   - present: the address under which the guest's kernel knows the first one's interface, where that is another.
+    func guestConfiguration(
+        rootSlot: Int?, networks: MachineNetworks, present: MACAddress? = nil
+    ) -> Configuration {
         var result = Configuration()
         result.root = .image
         result.rootDevice = Array(rootDevice.utf8)
@@ -37,7 +42,7 @@ extension ContainerConfiguration {
         result.hostname = Array(process.hostname.utf8)
         result.hosts = hostsFile(networks)
         // Interfaces come behind the disk, in the same way.
-        result.interfaces = networks.settings(firstSlot: rootSlot.map { $0 + 1 })
+        result.interfaces = networks.settings(firstSlot: rootSlot.map { $0 + 1 }, present: present)
         if !networks.places.isEmpty { result.resolvConf = networks.resolvConf }
         return result
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import MachineAPI
+internal import Packet
 internal import Platform
 internal import Wire
 
@@ -26,7 +27,11 @@ struct MachineStart {
     private let memoryServer: String?
     private var key: TemplateKey?
     private var disk: Drive?
+    /// Those that come behind the template.
     private var interfaces: [NetworkInterface] = []
+    /// The address of the interface that the template has already, for the first of the machine's networks; nil where it
+    /// has none.
+    private var address: Packet.MACAddress?
     private var slot = 0
     private(set) var note: String?
     /// The slot that the first network interface of a clone is put in, whose original had none.
@@ -62,14 +67,17 @@ struct MachineStart {
             guard machine.drives.count == 1, machine.networkInterfaces.count < Self.spareSlots, machine.machine.acpi
             else { return }
             disk = machine.drives.removeFirst()
-            interfaces = machine.networkInterfaces
-            machine.networkInterfaces = []
-            machine.spareSlotCount = Self.spareSlots
-            slot = (machine.vsock == nil ? 0 : 1) + (machine.hasEntropyDevice ? 1 : 0)
+            let present = takePresentInterface(&machine)
+            machine.spareSlotCount = Self.spareSlots - machine.networkInterfaces.count
+            slot =
+                machine.networkInterfaces.count + (machine.vsock == nil ? 0 : 1) + (machine.hasEntropyDevice ? 1 : 0)
             let key = try TemplateKey(machine, monitor: configuration.monitor)
             self.key = key
             if let template = templates.find(key), let disk {
-                try write(template.restoring(with: disk, interfaces, vsockPath: machine.vsock?.socketPath))
+                try write(
+                    template.restoring(
+                        with: disk, interfaces, overrides: present.map { [$0] } ?? [],
+                        vsockPath: machine.vsock?.socketPath))
                 plan = .restoring(template)
                 templates.touch(key)
             } else if let new = try templates.begin(key) {
@@ -82,6 +90,35 @@ struct MachineStart {
             note = "no template: \(error)"
             if case .making(let new) = plan { templates.abandon(new) }
             plan = .boot
+        }
+    }
+
+    /// To find an interface takes a kernel longer than to give it other addresses. The first one of a network of ours is
+    /// therefore the template's already, under an address that is nobody's; others come behind it.
+    /// - Returns: what it is to be when a machine goes on from there.
+    private mutating func takePresentInterface(_ machine: inout MachineConfiguration) -> NetworkInterface? {
+        interfaces = machine.networkInterfaces
+        machine.networkInterfaces = []
+        guard let first = interfaces.first, case .socket = first.peer else { return nil }
+        interfaces.removeFirst()
+        address = Self.nobody
+        var present = first
+        present.guestMAC = MachineAPI.MACAddress("\(Self.nobody)")
+        machine.networkInterfaces = [present]
+        var result = first
+        // What the guest's driver was told of when it started stays.
+        result.mtu = nil
+        return result
+    }
+
+    private static let nobody = Packet.MACAddress(0x0200_0000_0000)
+
+    /// The address of an interface that the guest's kernel found by itself, which the first of the machine's networks is
+    /// to have; nil where it has its own already.
+    var presentInterface: Packet.MACAddress? {
+        switch plan {
+        case .making, .restoring: address
+        case .boot, .cloning, .adopting: nil
         }
     }
 

@@ -181,6 +181,10 @@ struct TemplateKey: Equatable, Sendable {
             "arguments \(machine.bootSource.arguments ?? "")",
             "processors \(machine.machine.vcpuCount)", "memory \(machine.machine.memoryInMiB)",
         ]
+        for interface in machine.networkInterfaces {
+            lines.append(
+                "interface \(interface.identifier) mtu \(interface.mtu ?? 0) pairs \(interface.queuePairs ?? 0)")
+        }
         for path in [monitor, machine.bootSource.kernel.path, machine.bootSource.initrd?.path] {
             guard let path else { continue }
             lines.append("file \(try Self.fingerprint(path)) \(path)")

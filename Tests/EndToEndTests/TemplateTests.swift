@@ -49,6 +49,34 @@ extension EndToEnd {
             try stage.expectNothingLeft()
         }
 
+        /// The interface of its first network is the template's, and its addresses are not.
+        @Test func theInterfaceIsTheMachinesOwn() throws {
+            defer { _ = try? stage.run(["network", "rm", "second"]) }
+            #expect(try stage.run(["network", "create", "second"]).status == 0)
+            try clear()
+            let script = """
+                cat /sys/class/net/eth0/address; ip -4 -o addr show eth0 | awk '{ print $4 }'
+                ping -c 1 -w 10 "$(ip route | awk '/^default/ { print $3 }')" >/dev/null && echo reached
+                [ ! -e /sys/class/net/eth1 ] || cat /sys/class/net/eth1/address
+                """
+            for (name, origin, more) in [
+                ("booted", "boot", []), ("restored", "template", []), ("again", "template", []),
+                ("both", "template", ["--network", "default", "--network", "second"]),
+            ] {
+                let result = try stage.run(
+                    ["run", "--name", name, "-m", "128m"] + more + [stage.image, "sh", "-c", script])
+                let state = try inspected(name)
+                _ = try stage.run(["rm", name])
+                #expect(state["origin"]?.stringValue == origin, "\(state)")
+                let networks = try #require(state["networks"]?.arrayValue)
+                let address = networks[0]["address"]?.stringValue ?? ""
+                var lines = [networks[0]["mac"]?.stringValue ?? "", "\(address)/20", "reached"]
+                if networks.count > 1 { lines.append(networks[1]["mac"]?.stringValue ?? "") }
+                #expect(result.text.split(separator: "\n").map(String.init) == lines, "\(result)")
+            }
+            try stage.expectNothingLeft()
+        }
+
         @Test func noTwoAreAlike() throws {
             _ = try run("warm")
             let runs = try (0..<6).map { _ in

@@ -169,6 +169,11 @@ private func place(_ number: UInt8, internal isInternal: Bool = false, subnet: U
         #expect(inside.leader == 1)
         #expect(networks([place(1, internal: true), place(2, internal: true)]).leader == 0)
         #expect(inside.settings(firstSlot: 3).map(\.slot) == [3, 4, 5])
+        let nobody = try #require(MACAddress("02:00:00:00:00:00"))
+        let beside = inside.settings(firstSlot: 3, present: nobody)
+        #expect(beside.map(\.slot) == [nil, 3, 4])
+        #expect(beside.map(\.formerAddress) == [nobody.bytes, nil, nil])
+        #expect(beside.map(\.hardwareAddress) == inside.settings(firstSlot: 3).map(\.hardwareAddress))
         #expect(inside.settings(firstSlot: nil).map { !$0.gateways.isEmpty } == [false, true, false])
         #expect(networks([place(1)]).others(of: 0) == nil)
         for index in 0..<3 {

@@ -110,11 +110,25 @@ import Testing
             names.insert(try TemplateKey(machine, monitor: "\(root)/vmm").name)
             machine.bootSource.arguments = "quiet"
             names.insert(try TemplateKey(machine, monitor: "\(root)/vmm").name)
+            var interface = NetworkInterface(identifier: "eth0", peer: .socket("one"), guestMAC: nil, mtu: 1500)
+            machine.networkInterfaces = [interface]
+            names.insert(try TemplateKey(machine, monitor: "\(root)/vmm").name)
+            interface.mtu = 9000
+            machine.networkInterfaces = [interface]
+            names.insert(try TemplateKey(machine, monitor: "\(root)/vmm").name)
+            interface.queuePairs = 2
+            machine.networkInterfaces = [interface]
+            let several = try TemplateKey(machine, monitor: "\(root)/vmm")
+            names.insert(several.name)
+            // Whose they are is no part of it.
+            machine.networkInterfaces[0].peer = .socket("another")
+            machine.networkInterfaces[0].guestMAC = .random()
+            #expect(try TemplateKey(machine, monitor: "\(root)/vmm") == several)
             for name in ["vmm", "kernel", "initramfs"] {
                 try Files.writeAtomically(Array("another \(name)".utf8), to: "\(root)/\(name)")
                 names.insert(try TemplateKey(machine, monitor: "\(root)/vmm").name)
             }
-            #expect(names.count == 7)
+            #expect(names.count == 10)
             machine.bootSource.kernel = .path("\(root)/missing")
             #expect(throws: SystemError.self) { try TemplateKey(machine, monitor: "\(root)/vmm") }
         }

@@ -12,11 +12,12 @@ import CGuest
 enum NetworkInterface {
     private static let directory = text("/sys/class/net")
 
-    /// Finds the interface by its hardware address, and gives it its addresses and routes. It can be used when this
+    /// Finds the interface by the hardware address that it has, and gives it its own, its addresses and routes. It can be used when this
     /// returns.
     static func configure(_ settings: InterfaceSettings) throws(SystemFailure) {
-        let index = try find(settings.hardwareAddress)
+        let index = try find(settings.presentAddress)
         var batch = NetlinkBatch()
+        if settings.formerAddress != nil { batch.setHardwareAddress(settings.hardwareAddress, interface: index) }
         append(settings, index, to: &batch)
         try send(batch, settings.hardwareAddress)
     }
@@ -24,7 +25,7 @@ enum NetworkInterface {
     /// Sets up an interface beside others, like `configure`. It is a way to other networks by its
     /// gateways alone, not because a router advertises itself there.
     static func add(_ settings: InterfaceSettings) throws(SystemFailure) {
-        if settings.gateways.isEmpty { try refuseAdvertisedRoutes(try name(of: settings.hardwareAddress)) }
+        if settings.gateways.isEmpty { try refuseAdvertisedRoutes(try name(of: settings.presentAddress)) }
         try configure(settings)
     }
 
@@ -138,4 +139,9 @@ enum NetworkInterface {
         }
         return result
     }
+}
+
+extension InterfaceSettings {
+    /// The hardware address that the interface has before anything is done to it.
+    fileprivate var presentAddress: [UInt8] { formerAddress ?? hardwareAddress }
 }

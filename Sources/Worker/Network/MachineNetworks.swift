@@ -42,12 +42,21 @@ package struct MachineNetworks: Sendable {
     }
 
     /// The interfaces as the guest is to set them up.
-    /// - Parameter firstSlot: where the first was put after the guest's kernel had looked, the others behind it; nil where
-    ///   they were there before.
-    func settings(firstSlot: Int?) -> [InterfaceSettings] {
+    /// - Parameters:
+    ///   - firstSlot: where the first was put after the guest's kernel had looked, the others behind it; nil where they
+    ///     were there before.
+    ///   - present: the address under which the kernel knows the first one, which was there before all the same.
+    func settings(firstSlot: Int?, present: MACAddress? = nil) -> [InterfaceSettings] {
         let leader = leader
+        let presentCount = present == nil ? 0 : 1
         return places.indices.map { index in
-            places[index].settings(slot: firstSlot.map { $0 + index }, leads: index == leader)
+            guard index < presentCount else {
+                return places[index].settings(
+                    slot: firstSlot.map { $0 + index - presentCount }, leads: index == leader)
+            }
+            var settings = places[index].settings(slot: nil, leads: index == leader)
+            settings.formerAddress = present?.bytes
+            return settings
         }
     }
 

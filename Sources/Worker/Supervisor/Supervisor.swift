@@ -248,7 +248,8 @@ extension Supervisor {
         let networks: MachineNetworks
         do throws(NetworkError) { networks = try settleNetworks() } catch { return feed(.deviceRefused("\(error)")) }
         greet(isClone: false, networks)
-        let become = configuration.guestConfiguration(rootSlot: start.rootSlot, networks: networks)
+        let become = configuration.guestConfiguration(
+            rootSlot: start.rootSlot, networks: networks, present: start.presentInterface)
         guest?.queue(Frame(.configure, payload: become.payload))
         let request = configuration.processRequest.payload
         guest?.queue(Frame(.request, session: SupervisorStateMachine.mainSession, payload: request))
