@@ -26,6 +26,17 @@ enum ForkedMonitor {
         }
         try replaceStreams(order)
         let lifeline = try connect(order)
+        let witness = try duplicate(lifeline)
+        do throws(MachineError) { return try make(child, order, origin, lifeline) } catch {
+            // Then that is why: the child's directory may have gone with it.
+            guard isLost(witness) else { throw error }
+            throw .state("its supervisor was lost (\(error))")
+        }
+    }
+
+    private static func make(
+        _ child: ForkedChild, _ order: ForkChild, _ origin: ForkOrigin, _ lifeline: consuming Descriptor?
+    ) throws(MachineError) -> () -> Never {
         var child = child
         child.handed = try takeInterfaces(order, lifeline)
         let status = StatusReport(try duplicate(lifeline))
@@ -125,6 +136,16 @@ enum ForkedMonitor {
                 throw .system("supervisor_sock", error)
             }
         case .none: return nil
+        }
+    }
+
+    /// Whether the other end of a connection is gone.
+    private static func isLost(_ connection: borrowing Descriptor?) -> Bool {
+        switch connection {
+        case .some(let connection):
+            var entry = pollfd(fd: connection.raw, events: 0, revents: 0)
+            return unsafe poll(&entry, 1, 0) > 0
+        case .none: return false
         }
     }
 
