@@ -48,10 +48,17 @@ package struct Router: ~Copyable {
         var linkLocal = IPv6Address.any
         var floods = TokenBucket(perSecond: 200, burst: 400)
         var errors = TokenBucket(perSecond: 100, burst: 100)
-        var queries = TokenBucket(perSecond: 2000, burst: 1000)
+        var queries: TokenBucket
     }
 
-    package init(table: EndpointTable = .empty) { self.table = table }
+    /// What each port may ask the name server, by default 2000 times a second.
+    package static let queryLimit = TokenBucket(perSecond: 2000, burst: 1000)
+    private let queryLimit: TokenBucket
+
+    package init(table: EndpointTable = .empty, queryLimit: TokenBucket = Router.queryLimit) {
+        self.table = table
+        self.queryLimit = queryLimit
+    }
 
     package mutating func replace(_ table: EndpointTable) { self.table = table }
 
@@ -59,8 +66,8 @@ package struct Router: ~Copyable {
 
     /// Begins to know a port; one that was known is as new.
     package mutating func open(_ port: PortID) {
-        while ports.count <= port.index { ports.append(PortState()) }
-        ports[port.index] = PortState()
+        while ports.count <= port.index { ports.append(PortState(queries: queryLimit)) }
+        ports[port.index] = PortState(queries: queryLimit)
     }
 
     /// Forgets all that was learned of a port. Its counts go to the sum of those that are gone.
@@ -68,7 +75,7 @@ package struct Router: ~Copyable {
         guard port.index < ports.count else { return }
         retired.add(ports[port.index].counters)
         if let index = table.endpoint(of: port) { reassembler.forget(owner: table.facts[index].id.value) }
-        ports[port.index] = PortState()
+        ports[port.index] = PortState(queries: queryLimit)
     }
 
     package mutating func setOffloads(_ offloads: Offloads, of port: PortID) {

@@ -77,10 +77,7 @@ extension FabricService {
         guard let port = ports[index], port.isConnected else { return }
         guard let count = batch.receive(from: port.socket, into: received) else { return disconnect(port) }
         let now = monotonicNanoseconds()
-        defer {
-            gateway.flush(now: now / 1000)
-            flushOutbox()
-        }
+        hasUnfinishedBatch = true
         for number in 0..<count {
             let length = batch.length(number)
             // A record of nothing is the end of the connection.
@@ -93,6 +90,14 @@ extension FabricService {
                 unsafe take(record: received.slot(number, count: length), from: port, now: now)
             }
         }
+    }
+
+    /// Sends what the last batch has brought about; its records are not read any more afterwards.
+    func finishBatch() {
+        guard hasUnfinishedBatch else { return }
+        hasUnfinishedBatch = false
+        gateway.flush(now: microseconds())
+        flushOutbox()
     }
 
     private func take(message: UnsafeRawBufferPointer, from port: MachinePort) {

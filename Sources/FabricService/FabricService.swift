@@ -23,6 +23,8 @@ package final class FabricService {
         /// Another one has served this network and was killed: its machines come back with the addresses that they had,
         /// and a new machine must not have got one of those meanwhile.
         var followsAnother = false
+        /// How often each machine may ask the name server.
+        package var queryLimit = Router.queryLimit
         /// How long it stays without endpoints: the next machine then finds it there.
         package var idleTimeInSeconds: UInt64 = 60
         /// Where machines that may reach the host's loopback find it.
@@ -43,7 +45,7 @@ package final class FabricService {
     private var events = EpollEvents(capacity: 64)
     var state: NamespaceState
     var neighbors = NeighborMemory()
-    var router = Router()
+    var router: Router
     var ports: [MachinePort?] = []
     var clients: [ControlClient?] = []
     var captures: [Capture?] = []
@@ -69,6 +71,8 @@ package final class FabricService {
     var emptySince: UInt64?
     var isEnding = false
 
+    /// A batch has come whose effects have not been sent yet.
+    var hasUnfinishedBatch = false
     /// Bytes in the outbox.
     var unsentBytes = 0
     /// Endpoints whose queue is gone with its connection.
@@ -101,7 +105,7 @@ package final class FabricService {
         self.configuration = configuration
         definition = configuration.definition
         self.state = state
-        router.replace(state.table)
+        router = Router(table: state.table, queryLimit: configuration.queryLimit)
         let link = GatewayLink()
         do throws(SystemError) {
             epoll = try Epoll()
@@ -140,11 +144,7 @@ package final class FabricService {
         do throws(SystemError) {
             emptySince = monotonicNanoseconds()
             while !isEnding {
-                let count = try epoll.wait(&events, timeoutInMilliseconds: timeout())
-                for index in 0..<count {
-                    let event = events[index]
-                    if let token = Token(event.token) { handle(token, event.readiness) }
-                }
+                try handleEvents()
                 tick()
             }
         } catch {
@@ -153,12 +153,32 @@ package final class FabricService {
         for index in ports.indices { removePort(index) }
     }
 
+    /// The gateway has its turn last, so that what it sends goes out together with what a machine's batch has brought
+    /// about: fewer calls, and fewer wake-ups of the machine.
+    private func handleEvents() throws(SystemError) {
+        let count = try epoll.wait(&events, timeoutInMilliseconds: timeout())
+        var gatewayIsReady = false
+        for index in 0..<count {
+            let event = events[index]
+            guard let token = Token(event.token) else { continue }
+            if case .gateway = token {
+                gatewayIsReady = true
+                continue
+            }
+            // What comes now may end a machine that the last batch is about, or needs the batch's room.
+            finishBatch()
+            handle(token, event.readiness)
+        }
+        if gatewayIsReady { gateway.work(now: microseconds()) }
+        finishBatch()
+    }
+
     private func handle(_ token: Token, _ readiness: Readiness) {
         switch token {
         case .signal: if signals.next() != nil { isEnding = true }
         case .control: acceptClients()
         case .resolver: names.reload()
-        case .gateway: gateway.work(now: microseconds())
+        case .gateway: break
         case .client(let index): serve(client: index, readiness)
         case .listener(let index): acceptMachine(index)
         case .port(let index):

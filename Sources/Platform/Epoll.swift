@@ -4,18 +4,18 @@ internal import CLinux
 internal import Glibc
 
 /// What a descriptor is ready for, or is watched for.
-package struct Readiness: OptionSet, Sendable {
-    package let rawValue: UInt32
-    package init(rawValue: UInt32) { self.rawValue = rawValue }
-    package static let readable = Readiness(rawValue: 0x001)
-    package static let writable = Readiness(rawValue: 0x004)
+@usableFromInline package struct Readiness: OptionSet, Sendable {
+    @usableFromInline package let rawValue: UInt32
+    @inlinable package init(rawValue: UInt32) { self.rawValue = rawValue }
+    @inlinable package static var readable: Readiness { Readiness(rawValue: 0x001) }
+    @inlinable package static var writable: Readiness { Readiness(rawValue: 0x004) }
     /// Reported unasked: an error is pending.
-    package static let failed = Readiness(rawValue: 0x008)
+    @inlinable package static var failed: Readiness { Readiness(rawValue: 0x008) }
     /// Reported unasked: both directions have ended.
-    package static let hungUp = Readiness(rawValue: 0x010)
+    @inlinable package static var hungUp: Readiness { Readiness(rawValue: 0x010) }
     /// The peer will send no more.
-    package static let peerClosed = Readiness(rawValue: 0x2000)
-    package static let edgeTriggered = Readiness(rawValue: 1 << 31)
+    @inlinable package static var peerClosed: Readiness { Readiness(rawValue: 0x2000) }
+    @inlinable package static var edgeTriggered: Readiness { Readiness(rawValue: 1 << 31) }
 }
 
 /// An epoll instance (epoll(7)). Each watched descriptor carries a token of the owner's choice.

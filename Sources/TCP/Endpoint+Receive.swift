@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// What a segment or a timer has brought about.
-package struct Signals: OptionSet, Sendable {
-    package let rawValue: UInt8
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
+@usableFromInline package struct Signals: OptionSet, Sendable {
+    @usableFromInline package let rawValue: UInt8
+    @inlinable package init(rawValue: UInt8) { self.rawValue = rawValue }
     /// The handshake is complete.
-    package static let connected = Signals(rawValue: 1)
+    @inlinable package static var connected: Signals { Signals(rawValue: 1) }
     /// The peer has sent all it has, and all of it has been delivered.
-    package static let peerFinished = Signals(rawValue: 2)
+    @inlinable package static var peerFinished: Signals { Signals(rawValue: 2) }
     /// The peer has reset the connection, or refused it.
-    package static let reset = Signals(rawValue: 4)
+    @inlinable package static var reset: Signals { Signals(rawValue: 4) }
     /// The peer has not answered for too long.
-    package static let timedOut = Signals(rawValue: 8)
+    @inlinable package static var timedOut: Signals { Signals(rawValue: 8) }
     /// Both directions have ended in order. What is left, if anything, is TIME-WAIT.
-    package static let finished = Signals(rawValue: 16)
+    @inlinable package static var finished: Signals { Signals(rawValue: 16) }
     /// A SYN has come in TIME-WAIT that may begin a new connection at once: the owner makes a new endpoint for it.
-    package static let restarts = Signals(rawValue: 32)
+    @inlinable package static var restarts: Signals { Signals(rawValue: 32) }
 }
 
 /// What becomes of a segment. Its bytes from `skipped` on, `taken` of them, belong into the receive buffer, `placement`
@@ -245,10 +245,10 @@ extension Endpoint {
             reception.delivered = receiveNext - before
             unread += reception.delivered
             unacknowledgedBytes += reception.delivered
-            if unacknowledgedBytes >= 2 * Int(configuration.segmentSize) || configuration.acknowledgementDelay == 0 {
+            if unacknowledgedBytes >= 2 * Int(configuration.segmentSize) {
                 owedAcknowledgements = max(1, owedAcknowledgements)
-            } else if acknowledgeAt == Endpoint.never {
-                acknowledgeAt = now + UInt64(configuration.acknowledgementDelay)
+            } else {
+                acknowledgeSoon(now)
             }
             return
         }
@@ -268,17 +268,29 @@ extension Endpoint {
         recentStretches[0] = start
     }
 
+    /// With what is sent next, or when the delay is over.
+    private mutating func acknowledgeSoon(_ now: Microseconds) {
+        if configuration.acknowledgementDelay == 0 {
+            owedAcknowledgements = max(1, owedAcknowledgements)
+        } else if acknowledgeAt == Endpoint.never {
+            acknowledgeAt = now + UInt64(configuration.acknowledgementDelay)
+        }
+    }
+
     private mutating func takeFinish(_ now: Microseconds, _ reception: inout Reception) {
         finishAt = nil
         receiveNext += 1
         reception.signals.insert(.peerFinished)
-        owedAcknowledgements = max(1, owedAcknowledgements)
         switch state {
-        case .established: state = .closeWait
+        case .established:
+            state = .closeWait
+            // The application's answer to the peer's end is most often its own, which acknowledges the peer's.
+            return acknowledgeSoon(now)
         case .finWait1: state = .closing
         default:
             enterTimeWait(now)
             reception.signals.insert(.finished)
         }
+        owedAcknowledgements = max(1, owedAcknowledgements)
     }
 }

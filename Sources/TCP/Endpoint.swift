@@ -5,7 +5,8 @@
 /// The owner keeps the bytes: a send buffer, whose first byte is the oldest not acknowledged, and a receive buffer. It
 /// tells the endpoint what happens (`receive`, `write`, `consume`, `close`, `abort`, `expire`) and then takes segments
 /// from `nextSegment` until there are none, or until the link is full: what is not taken is not lost, and is made from
-/// the state at the time it is taken, so that one acknowledgement answers a whole batch. Nothing here allocates.
+/// the state at the time it is taken, so that one acknowledgement answers a whole batch. Nothing here allocates, unless
+/// something is lost or overtaken.
 ///
 /// States are those of RFC 9293 §3.3.2, without LISTEN: who listens makes an endpoint for a SYN it likes. Input that
 /// does not fit the state is answered as the RFC says, and never traps:

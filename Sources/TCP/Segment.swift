@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// The control bits of a segment (RFC 9293 §3.1).
-package struct Flags: OptionSet, Hashable, Sendable {
-    package let rawValue: UInt8
-    package init(rawValue: UInt8) { self.rawValue = rawValue }
-    package static let fin = Flags(rawValue: 0x01)
-    package static let syn = Flags(rawValue: 0x02)
-    package static let rst = Flags(rawValue: 0x04)
-    package static let psh = Flags(rawValue: 0x08)
-    package static let ack = Flags(rawValue: 0x10)
-    package static let urg = Flags(rawValue: 0x20)
+@usableFromInline package struct Flags: OptionSet, Hashable, Sendable {
+    @usableFromInline package let rawValue: UInt8
+    @inlinable package init(rawValue: UInt8) { self.rawValue = rawValue }
+    @inlinable package static var fin: Flags { Flags(rawValue: 0x01) }
+    @inlinable package static var syn: Flags { Flags(rawValue: 0x02) }
+    @inlinable package static var rst: Flags { Flags(rawValue: 0x04) }
+    @inlinable package static var psh: Flags { Flags(rawValue: 0x08) }
+    @inlinable package static var ack: Flags { Flags(rawValue: 0x10) }
+    @inlinable package static var urg: Flags { Flags(rawValue: 0x20) }
 }
 
 /// The clock values of RFC 7323 §3.

@@ -46,24 +46,25 @@ package struct SequenceRange: Hashable, Sendable {
 
 /// A bounded set of stretches, in order, none touching another: what has arrived beyond a hole, or what the peer says
 /// has arrived. Its bound is what a hostile peer can make us remember.
+///
+/// It has memory only while there is a stretch: of many thousand connections that wait, none has one.
 struct SequenceRanges: Sendable {
     static let capacity = 16
 
-    private(set) var count = 0
-    private var ranges = InlineArray<16, SequenceRange>(
-        repeating: SequenceRange(start: SequenceNumber(0), end: SequenceNumber(0)))
+    private var ranges: [SequenceRange] = []
 
-    var isEmpty: Bool { count == 0 }
+    var count: Int { ranges.count }
+    var isEmpty: Bool { ranges.isEmpty }
 
     subscript(index: Int) -> SequenceRange { ranges[index] }
 
     /// The end of the last stretch; nil when there is none.
-    var highestEnd: SequenceNumber? { count == 0 ? nil : ranges[count - 1].end }
+    var highestEnd: SequenceNumber? { ranges.last?.end }
 
     /// How many numbers are in the set.
     var total: Int {
         var sum = 0
-        for index in 0..<count { sum += ranges[index].count }
+        for range in ranges { sum += range.count }
         return sum
     }
 
@@ -71,58 +72,42 @@ struct SequenceRanges: Sendable {
     /// - Returns: false when there is no room for another stretch; the set is then as before.
     mutating func insert(_ added: SequenceRange) -> Bool {
         var first = 0
-        while first < count && ranges[first].end < added.start { first += 1 }
+        while first < ranges.count && ranges[first].end < added.start { first += 1 }
         var last = first
-        while last < count && ranges[last].start <= added.end { last += 1 }
+        while last < ranges.count && ranges[last].start <= added.end { last += 1 }
         if first == last {
-            guard count < Self.capacity else { return false }
-            var index = count
-            while index > first {
-                ranges[index] = ranges[index - 1]
-                index -= 1
-            }
-            ranges[first] = added
-            count += 1
+            guard ranges.count < Self.capacity else { return false }
+            if ranges.isEmpty { ranges.reserveCapacity(Self.capacity) }
+            ranges.insert(added, at: first)
             return true
         }
         ranges[first] = SequenceRange(
             start: SequenceNumber.earlier(added.start, ranges[first].start),
             end: SequenceNumber.later(added.end, ranges[last - 1].end))
-        remove(from: first + 1, to: last)
+        ranges.removeSubrange(first + 1..<last)
         return true
     }
 
     /// Forgets all below a number.
     mutating func removeBelow(_ edge: SequenceNumber) {
         var gone = 0
-        while gone < count && ranges[gone].end <= edge { gone += 1 }
-        remove(from: 0, to: gone)
-        if count > 0 && ranges[0].start < edge { ranges[0].start = edge }
+        while gone < ranges.count && ranges[gone].end <= edge { gone += 1 }
+        guard gone < ranges.count else { return removeAll() }
+        ranges.removeFirst(gone)
+        if ranges[0].start < edge { ranges[0].start = edge }
     }
 
-    mutating func removeAll() { count = 0 }
+    mutating func removeAll() { if !ranges.isEmpty { ranges = [] } }
 
     /// The stretch that a number lies in.
     func range(containing number: SequenceNumber) -> SequenceRange? {
-        for index in 0..<count where ranges[index].start <= number && number < ranges[index].end {
-            return ranges[index]
-        }
+        for range in ranges where range.start <= number && number < range.end { return range }
         return nil
     }
 
     /// The start of the first stretch beyond a number.
     func nextStart(after number: SequenceNumber) -> SequenceNumber? {
-        for index in 0..<count where ranges[index].start > number { return ranges[index].start }
+        for range in ranges where range.start > number { return range.start }
         return nil
-    }
-
-    private mutating func remove(from first: Int, to last: Int) {
-        guard last > first else { return }
-        var index = last
-        while index < count {
-            ranges[first + index - last] = ranges[index]
-            index += 1
-        }
-        count -= last - first
     }
 }

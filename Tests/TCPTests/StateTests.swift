@@ -507,6 +507,17 @@ private func options(size: UInt16? = 1460, scale: UInt8? = nil, selective: Bool 
             bench.take([.fin, .ack], at: theirs + 101, acknowledging: mine + 7).signals == [.peerFinished, .finished])
     }
 
+    /// Most often both come together; where ours does not come soon, the acknowledgement does not wait for it.
+    @Test(arguments: [true, false]) func thePeersEndIsAcknowledgedWithOurs(closes: Bool) {
+        var bench = Bench.established()
+        #expect(bench.take([.fin, .ack], at: theirs + 1, acknowledging: mine + 1).signals == .peerFinished)
+        #expect(bench.endpoint.state == .closeWait && bench.sent().isEmpty)
+        if closes { bench.endpoint.close() } else { _ = bench.wait() }
+        let sent = bench.sent()
+        #expect(sent.map(\.flags) == [closes ? [.fin, .ack] : .ack] && sent[0].acknowledgement == theirs + 2)
+        #expect(closes == (bench.endpoint.state == .lastAck))
+    }
+
     @Test func timeWait() {
         var bench = Bench.established()
         bench.endpoint.close()
