@@ -40,7 +40,10 @@ final class Served {
     let directory: TemporaryDirectory
 
     /// - Parameter resolvers: the text of resolv.conf.
-    init(resolvers: String = "", resolverPort: UInt16 = 53, isInternal: Bool = false) throws {
+    init(
+        resolvers: String = "", resolverPort: UInt16 = 53, isInternal: Bool = false,
+        queryLimit: TokenBucket = Router.queryLimit
+    ) throws {
         let directory = try TemporaryDirectory()
         self.directory = directory
         try Files.writeAtomically(Array(resolvers.utf8), to: "\(directory.path)/resolv.conf")
@@ -48,6 +51,7 @@ final class Served {
             definition: definition(isInternal: isInternal), directory: directory.path)
         configuration.resolverPath = "\(directory.path)/resolv.conf"
         configuration.resolverPort = resolverPort
+        configuration.queryLimit = queryLimit
         configuration.idleTimeInSeconds = 1
         let control = try UnixSocket.listen(at: "\(directory.path)/control").release()
         let settings = configuration
@@ -127,10 +131,10 @@ final class Machine {
 
     func send(_ record: [UInt8]) throws { try socket.writeAll(record) }
 
-    /// The next record, waiting for it for as long as is sane.
+    /// The next record, waiting for it for longer than the slowest machine takes.
     func receive() throws -> [UInt8] {
         var waited = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
-        try #require(poll(&waited, 1, 10_000) == 1)
+        try #require(poll(&waited, 1, 300_000) == 1)
         var space = [UInt8](repeating: 0, count: 70_000)
         let count = read(socket.raw, &space, space.count)
         try #require(count > 0)

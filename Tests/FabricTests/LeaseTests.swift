@@ -149,4 +149,19 @@ import Testing
         broken[60] ^= 1
         #expect(bench.verdict(broken) == .drop(.badChecksum))
     }
+
+    @Test func tooManyQueriesAreDropped() throws {
+        let bench = try Bench()
+        func isTaken(_ machine: Endpoint, port: Int) -> Bool {
+            let query = machine.send4(Record.udp(4000, 53, [UInt8](repeating: 0, count: 20)), to: gatewayMAC, gateway4)
+            guard case .query = bench.verdict(query, port: port) else { return false }
+            return true
+        }
+        // A thousand at once, and those whose time comes meanwhile: a microsecond lies between any two.
+        let taken = (0..<2000).count { _ in isTaken(bench.a, port: 0) }
+        #expect((1000...1005).contains(taken), "\(taken)")
+        #expect(isTaken(bench.b, port: 1))
+        bench.now += 10_000_000
+        #expect((20...21).contains((0..<100).count { _ in isTaken(bench.a, port: 0) }))
+    }
 }

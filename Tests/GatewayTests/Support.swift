@@ -8,13 +8,13 @@ import Synchronization
 import TestSupport
 import Testing
 
-/// A blocking socket that gives up after 20 seconds.
+/// A blocking socket that gives up after 5 minutes: what is slow is not wrong.
 final class TestSocket: Sendable {
     let descriptor: Descriptor
 
     private init(_ descriptor: consuming Descriptor) throws {
         try descriptor.setNonBlocking(false)
-        var time = timeval(tv_sec: 20, tv_usec: 0)
+        var time = timeval(tv_sec: 300, tv_usec: 0)
         for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
             setsockopt(descriptor.raw, SOL_SOCKET, option, &time, socklen_t(MemoryLayout<timeval>.size))
         }
@@ -80,7 +80,7 @@ final class TestSocket: Sendable {
     func receiveDatagram() throws -> ([UInt8], SocketAddress) {
         let space = DatagramSpace()
         var event = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
-        guard poll(&event, 1, 20_000) == 1, space.receive(from: descriptor.raw) > 0, let peer = space.peer(0) else {
+        guard poll(&event, 1, 300_000) == 1, space.receive(from: descriptor.raw) > 0, let peer = space.peer(0) else {
             throw SystemError("recvmmsg", code: ETIMEDOUT)
         }
         return (Array(space.bytes(0)), peer)
@@ -129,7 +129,7 @@ final class Meanwhile<Result: Sendable>: Sendable {
 
     func result() throws -> Result {
         var event = pollfd(fd: ended.reading.raw, events: Int16(POLLIN), revents: 0)
-        guard poll(&event, 1, 60_000) == 1, let result = value.withLock({ $0 }) else {
+        guard poll(&event, 1, 300_000) == 1, let result = value.withLock({ $0 }) else {
             throw SystemError("poll", code: ETIMEDOUT)
         }
         return try result.get()

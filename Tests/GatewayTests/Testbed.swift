@@ -114,7 +114,7 @@ final class Testbed {
         let reading = pipe.reading
         pipe.writing.close()
         var event = pollfd(fd: reading.raw, events: Int16(POLLIN), revents: 0)
-        guard poll(&event, 1, 20_000) == 1 else { throw SystemError("poll", code: ETIMEDOUT) }
+        guard poll(&event, 1, 300_000) == 1 else { throw SystemError("poll", code: ETIMEDOUT) }
     }
 
     private static func ask(

@@ -179,12 +179,17 @@ import Wire
             let flags = fcntl(blocking.faults.descriptor.raw, F_GETFL)
             _ = fcntl(blocking.faults.descriptor.raw, F_SETFL, flags & ~O_NONBLOCK)
             let start = UInt(bitPattern: blocking.memory.start)
-            let other = try EventCounterBox()
+            let (isOver, other) = (try EventCounterBox(), try EventCounterBox())
             _ = try Platform.Thread(name: "removal") {
-                if let place = UnsafeMutableRawPointer(bitPattern: start) { madvise(place, 4096, MADV_DONTNEED) }
+                // More than one: the first may come while the server still reads on after the page above, and then it is
+                // no news to it.
+                repeat {
+                    if let place = UnsafeMutableRawPointer(bitPattern: start) { madvise(place, 4096, MADV_DONTNEED) }
+                } while !isOver.isSignaled
                 other.counter.signal()
             }
             #expect(try blocking.isGivenUp())
+            isOver.counter.signal()
             // Its own thread waits for somebody to read; that is us now.
             _ = fcntl(blocking.faults.descriptor.raw, F_SETFL, flags)
             while try !other.isSignaled && blocking.faults.events().isEmpty { sched_yield() }
