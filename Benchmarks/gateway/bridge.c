@@ -4,6 +4,11 @@
 //
 //   bridge records TAP CONTROL ATTACH   attaches to a fabric by the JSON line ATTACH, and carries records between the TAP
 //                                and the socket that it names (Docs/NET-SOCKET.md), segmentation offload included
+//   bridge bad TAP CONTROL ATTACH SEED LOST SWAPPED DOUBLED MICROSECONDS [plain]
+//                                the same over a link that loses records, delays them, in order, by up to so much, doubles
+//                                some and lets some overtake others: so many of a thousand each way; without offload
+//                                where it is plain. Ends with the device, and says how many it carried, lost and so on
+//   bridge ask CONTROL LINE      prints what the fabric answers
 //   bridge stream TAP SOCKET     carries frames between the TAP and passt's socket (four bytes of length, big-endian)
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -12,6 +17,7 @@
 #include <linux/if.h>
 #include <linux/if_tun.h>
 #include <poll.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +25,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { slot = 70000, batch = 32 };
@@ -28,13 +35,13 @@ static void fail(const char *what) {
     exit(1);
 }
 
-static int tap(const char *name, int with_header) {
+static int tap(const char *name, int with_header, int with_offload) {
     int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC), size = 12;
     struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | (with_header ? IFF_VNET_HDR : 0)};
     strncpy(request.ifr_name, name, IFNAMSIZ - 1);
     if (fd < 0 || ioctl(fd, TUNSETIFF, &request) < 0) fail("tap");
     if (with_header && (ioctl(fd, TUNSETVNETHDRSZ, &size) < 0 ||
-                        ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6) < 0))
+                        ioctl(fd, TUNSETOFFLOAD, with_offload ? TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 : 0) < 0))
         fail("tap offload");
     return fd;
 }
@@ -48,29 +55,43 @@ static int unix_socket(const char *path, int type) {
     return fd;
 }
 
-static int records(const char *name, const char *control, const char *attach) {
-    static char space[batch][slot], reply[1 << 16];
+// Sends the fabric a line, and leaves its answer in `reply`; the connection stays open.
+static char reply[1 << 18];
+
+static void ask(const char *control, const char *line) {
     int lease = unix_socket(control, SOCK_STREAM);
-    if (dprintf(lease, "%s\n", attach) < 0) fail("attach");
+    if (dprintf(lease, "%s\n", line) < 0) fail("ask");
     size_t got = 0;
     while (!memchr(reply, '\n', got)) {
         ssize_t count = read(lease, reply + got, sizeof reply - 1 - got);
-        if (count <= 0) fail("attach");
+        if (count <= 0) fail("ask");
         got += (size_t)count;
     }
+}
+
+// The machine's socket, and the device for it, when the driver runs.
+static int attached(const char *control, const char *attach, const char *name, int with_offload, int *device) {
+    ask(control, attach);
     char *path = strstr(reply, "\"socket\"");
     if (path == NULL) {
         fprintf(stderr, "%s", reply);
-        return 1;
+        exit(1);
     }
     path = strchr(path + 8, '"') + 1;
     *strchr(path, '"') = 0;
-    int socket = unix_socket(path, SOCK_SEQPACKET), device = tap(name, 1);
-    // Message 1: the driver runs, with checksums and segments of both families.
-    unsigned char hello[16] = {1, 1, 1, 0, 0x82, 1};
+    int socket = unix_socket(path, SOCK_SEQPACKET);
+    *device = tap(name, 1, with_offload);
+    // Message 1: the driver runs, with checksums and segments of both families, or nothing of the kind.
+    unsigned char hello[16] = {1, 1, 1, 0, with_offload ? 0x82 : 0, with_offload ? 1 : 0};
     if (write(socket, hello, sizeof hello) != sizeof hello) fail("hello");
     puts("up");
     fflush(stdout);
+    return socket;
+}
+
+static int records(const char *name, const char *control, const char *attach) {
+    static char space[batch][slot];
+    int device, socket = attached(control, attach, name, 1, &device);
     struct iovec vectors[batch];
     struct mmsghdr messages[batch];
     int held = 0, first = 0;
@@ -115,6 +136,128 @@ static int records(const char *name, const char *control, const char *attach) {
     }
 }
 
+// One direction of a bad link. Records wait in a ring until they are due.
+enum { waiting = 256 };
+struct way {
+    int from, to;
+    unsigned head, tail;
+    struct {
+        int64_t due;
+        size_t length;
+        char *bytes;
+    } ring[waiting];
+    uint64_t carried, lost, swapped, doubled;
+};
+
+static struct {
+    uint64_t state, lost, swapped, doubled;
+    int64_t delay;
+} badness;
+
+static uint64_t below(uint64_t limit) { // Knuth's linear congruential generator
+    badness.state = badness.state * 6364136223846793005u + 1442695040888963407u;
+    return (badness.state >> 33) % limit;
+}
+
+static int64_t microseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000ll + now.tv_nsec / 1000;
+}
+
+static void push(struct way *way, const char *bytes, size_t length, int64_t due) {
+    unsigned at = way->tail++ % waiting;
+    if (way->ring[at].bytes == NULL) way->ring[at].bytes = malloc(slot);
+    memcpy(way->ring[at].bytes, bytes, length);
+    way->ring[at].length = length;
+    way->ring[at].due = due;
+}
+
+// Returns 0 when the device or the fabric is gone.
+static int take(struct way *way, int64_t now) {
+    static char space[slot];
+    while (way->tail - way->head < waiting - 2) {
+        ssize_t count = read(way->from, space, slot);
+        if (count < 0 && errno == EAGAIN) return 1;
+        if (count <= 0) return 0;
+        if (count < 26) continue;
+        if (below(1000) < badness.lost) {
+            way->lost++;
+            continue;
+        }
+        int64_t due = now + (badness.delay ? badness.delay / 2 + (int64_t)below((uint64_t)badness.delay / 2 + 1) : 0);
+        unsigned last = (way->tail - 1) % waiting;
+        if (way->tail != way->head && way->ring[last].due > due) due = way->ring[last].due;
+        push(way, space, (size_t)count, due);
+        if (way->tail - way->head > 1 && below(1000) < badness.swapped) {
+            unsigned here = (way->tail - 1) % waiting;
+            char *bytes = way->ring[last].bytes;
+            size_t length = way->ring[last].length;
+            way->ring[last].bytes = way->ring[here].bytes;
+            way->ring[last].length = way->ring[here].length;
+            way->ring[here].bytes = bytes;
+            way->ring[here].length = length;
+            way->swapped++;
+        }
+        if (below(1000) < badness.doubled) {
+            push(way, space, (size_t)count, due);
+            way->doubled++;
+        }
+    }
+    return 1;
+}
+
+// Sends what is due. Returns when more is, -1 for never, and -2 when the other side is gone.
+static int64_t give(struct way *way, int64_t now) {
+    while (way->head != way->tail) {
+        unsigned at = way->head % waiting;
+        if (way->ring[at].due > now) return way->ring[at].due;
+        ssize_t count = write(way->to, way->ring[at].bytes, way->ring[at].length);
+        // A socket without room is tried again in a millisecond.
+        if (count < 0 && (errno == EAGAIN || errno == ENOBUFS)) return now + 1000;
+        // A device that is being taken away says so when it is read.
+        if (count < 0 && errno != EIO && errno != EINVAL) return -2;
+        way->carried++;
+        way->head++;
+    }
+    return -1;
+}
+
+static int bad(char **words) {
+    static struct way ways[2];
+    badness.state = strtoull(words[5], NULL, 0);
+    badness.lost = strtoull(words[6], NULL, 0);
+    badness.swapped = strtoull(words[7], NULL, 0);
+    badness.doubled = strtoull(words[8], NULL, 0);
+    badness.delay = strtoll(words[9], NULL, 0);
+    int device, socket = attached(words[3], words[4], words[2], words[10] == NULL, &device);
+    fcntl(socket, F_SETFL, O_NONBLOCK);
+    ways[0].from = ways[1].to = device;
+    ways[1].from = ways[0].to = socket;
+    while (1) {
+        int64_t now = microseconds(), next = INT64_MAX;
+        for (int i = 0; i < 2; i++) {
+            int64_t due = give(&ways[i], now);
+            if (due == -2) return 1;
+            if (due >= 0 && due < next) next = due;
+        }
+        struct pollfd watched[2];
+        for (int i = 0; i < 2; i++)
+            watched[i] = (struct pollfd){ways[i].from, ways[i].tail - ways[i].head < waiting - 2 ? POLLIN : 0, 0};
+        int64_t left = next == INT64_MAX ? 3600000000 : next > now ? next - now : 0;
+        struct timespec time = {left / 1000000, left % 1000000 * 1000};
+        if (ppoll(watched, 2, &time, NULL) < 0) fail("poll");
+        now = microseconds();
+        int is_there = 1;
+        for (int i = 0; i < 2; i++) is_there &= !watched[i].revents || take(&ways[i], now);
+        if (is_there) continue;
+        printf("%llu %llu %llu %llu\n", (unsigned long long)(ways[0].carried + ways[1].carried),
+               (unsigned long long)(ways[0].lost + ways[1].lost), (unsigned long long)(ways[0].swapped + ways[1].swapped),
+               (unsigned long long)(ways[0].doubled + ways[1].doubled));
+        return 0;
+    }
+}
+
 static void write_all(int fd, const char *bytes, size_t count) {
     while (count > 0) {
         ssize_t written = write(fd, bytes, count);
@@ -131,7 +274,7 @@ static void write_all(int fd, const char *bytes, size_t count) {
 
 static int stream(const char *name, const char *path) {
     static char outward[16 * slot], inward[1 << 20];
-    int socket = unix_socket(path, SOCK_STREAM), device = tap(name, 0);
+    int socket = unix_socket(path, SOCK_STREAM), device = tap(name, 0, 0);
     size_t have = 0;
     puts("up");
     fflush(stdout);
@@ -166,7 +309,9 @@ static int stream(const char *name, const char *path) {
 
 int main(int count, char **words) {
     if (count == 5 && !strcmp(words[1], "records")) return records(words[2], words[3], words[4]);
+    if ((count == 10 || count == 11) && !strcmp(words[1], "bad")) return bad(words);
+    if (count == 4 && !strcmp(words[1], "ask")) return ask(words[2], words[3]), fputs(reply, stdout) < 0;
     if (count == 4 && !strcmp(words[1], "stream")) return stream(words[2], words[3]);
-    fprintf(stderr, "usage: bridge records|stream …\n");
+    fprintf(stderr, "usage: bridge records|bad|ask|stream …\n");
     return 2;
 }
