@@ -97,10 +97,17 @@ extension EndToEnd {
         private static let who =
             "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid"
 
+        /// Waits until a container counts, and has done all that comes before that.
+        private func awaitCounter() throws {
+            let wait = "until [ -e /tmp/count ]; do usleep 20000; done; echo there"
+            #expect(try stage.run(["exec", "web", "sh", "-c", wait]).text == "there\n")
+        }
+
         @Test func aSnapshotAndItsClones() throws {
             try withContainer(
                 "mkdir -p /etc/martlet/hooks; for h in freeze thaw clone; do printf '#!/bin/sh\\necho '$h' >> /hooks\\n' > /etc/martlet/hooks/$h; chmod +x /etc/martlet/hooks/$h; done; echo kept > /kept; \(Self.counter)"
             ) {
+                try awaitCounter()
                 let made = try stage.run(["snapshot", "create", "web", "--tag", "warm"])
                 #expect(made.status == 0, "\(made)")
                 let id = made.text.split(separator: "\n").first.map(String.init) ?? ""
@@ -144,6 +151,7 @@ extension EndToEnd {
             let hook =
                 "mkdir -p /etc/martlet/hooks; printf '#!/bin/sh\\necho clone >> /hooks\\n' > /etc/martlet/hooks/clone; "
             try withContainer("\(hook)chmod +x /etc/martlet/hooks/clone; echo kept > /kept; \(Self.counter)") {
+                try awaitCounter()
                 let made = try stage.run(["fork", "web", "--count", "3", "--name-prefix", "child"])
                 #expect(made.status == 0 && made.text.split(separator: "\n").count == 3, "\(made)")
                 // A fork of a fork.
