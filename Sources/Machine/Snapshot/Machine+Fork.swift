@@ -78,7 +78,6 @@ extension Machine {
                         [self] observer, handed throws(MachineError) in
                         var configuration = configuration
                         for (name, number) in handed { configuration.setPeer(of: name, to: .descriptor(number)) }
-                        workingSet?.populate(memory, isWritten: true)
                         let machine = try Machine(
                             configuration, observer: observer, host: HostVM(configuration.machine), memory: memory,
                             source: memoryBase.map { .file($0) }, origin: .saved(state, SavedTime()))
