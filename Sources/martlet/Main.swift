@@ -14,18 +14,22 @@ enum Main {
         _ = CommandStart.moment
         let arguments = Array(CommandLine.arguments.dropFirst())
         let isExec = arguments.first == "exec"
+        let isRun = arguments.first == "run"
         do {
-            if isExec, let options = (try? RunSyntax(Array(arguments.dropFirst()))).flatMap(ExecOptions.init) {
+            let syntax = isExec || isRun ? try? RunSyntax(Array(arguments.dropFirst())) : nil
+            if isExec, let options = syntax.flatMap(ExecOptions.init) {
                 try options.run()
+            } else if isRun, let options = syntax.flatMap(SnapshotRun.init) {
+                try options.run(asItIs)
             } else if let options = CloneOptions(arguments) {
                 try options.run(asItIs)
             } else {
                 try becomeAllCommands()
             }
         } catch is NeedsPreparation {
-            do { try becomeAllCommands() } catch { exit(report(error, usual: 1)) }
+            do { try becomeAllCommands() } catch { exit(report(error, usual: isRun ? 125 : 1)) }
         } catch {
-            exit(report(error, usual: isExec ? 125 : 1))
+            exit(report(error, usual: isExec || isRun ? 125 : 1))
         }
         exit(0)
     }
