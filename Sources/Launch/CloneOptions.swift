@@ -54,13 +54,7 @@ package struct CloneOptions {
     }
 
     private mutating func take(flag name: String) -> Bool {
-        guard verb != .fork else { return false }
-        switch name {
-        case "egress-audit": network.isEgressAudited = true
-        case "host-access": network.hasHostAccess = true
-        default: return false
-        }
-        return true
+        verb != .fork && network.take(flag: name)
     }
 
     private mutating func take(_ name: String, _ value: String) -> Bool {

@@ -43,9 +43,12 @@ package enum EmulatedHosting {
     }
 
     /// Runs this very command inside, and ends with its exit status.
-    package static func forwardThisCommand() throws -> Never {
+    /// - Parameter numbers: the signals that go to it.
+    package static func forwardThisCommand(
+        passing numbers: [Int32] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT]
+    ) throws -> Never {
         ignoreBrokenPipes()
-        let signals = try SignalQueue([SIGINT, SIGTERM, SIGHUP, SIGQUIT])
+        let signals = try SignalQueue(numbers)
         let arguments = Array(CommandLine.arguments.dropFirst())
         exit(try execute([try Installation.find().command] + arguments, hasInput: false, signals: signals))
     }

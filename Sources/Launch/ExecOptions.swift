@@ -21,19 +21,18 @@ package struct ExecOptions {
 
     /// nil for what is ArgumentParser's to judge and to complain about.
     package init?(_ syntax: RunSyntax) {
-        guard let container = syntax.image, !syntax.command.isEmpty else { return nil }
+        guard let container = syntax.image, !syntax.command.isEmpty, let options = syntax.plainOptions else {
+            return nil
+        }
         self.init(container: container)
         command = syntax.command
-        for option in syntax.options {
-            guard option.hasPrefix("--") else { return nil }
-            let body = option.dropFirst(2)
-            guard let equals = body.utf8.firstIndex(of: UInt8(ascii: "=")) else {
-                guard body == "interactive" else { return nil }
+        for (name, value) in options {
+            guard let value else {
+                guard name == "interactive" else { return nil }
                 interactive = true
                 continue
             }
-            let value = String(body[body.utf8.index(after: equals)...])
-            switch body[..<equals] {
+            switch name {
             case "env": env.append(value)
             case "env-file": envFile.append(value)
             case "workdir": workdir = value

@@ -65,24 +65,13 @@ enum ForkLaunch {
     ) throws -> RunningMachine {
         let installation = try Installation.find()
         let networks = try network.check(inPlaceOf: parent.networksToKeep).map { try $0.prepare(installation) }
-        let store = try SnapshotLaunch.machines()
-        var generator = SystemRandomNumberGenerator()
-        let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: name)
-        do {
-            var configuration = parent.configuration.clone(as: machine, installation)
+        return try SnapshotLaunch.start(parent.configuration, name: name, installation) { configuration in
             configuration.forkOf = parent.id
             configuration.forkCount = count
             configuration.networks = networks
             configuration.isDetached = true
             configuration.removesItself = false
             configuration.runTimeout = nil
-            try Files.writeNew(
-                configuration.json.encoded(indented: true), "\(machine.directory)/\(MachineFile.configuration)")
-            return try RunningMachine.start(
-                machine, supervisor: installation.supervisor, store, removesItself: false)
-        } catch {
-            store.abandon(machine)
-            throw error
         }
     }
 }

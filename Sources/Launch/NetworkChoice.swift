@@ -29,6 +29,16 @@ package struct NetworkChoice {
     /// Whether the name is that of a network of the host, not of one of ours.
     package static func isOfHost(_ name: String) throws(Failure) -> Bool { try HostNetworkChoice(name) != nil }
 
+    /// Takes a flag by its name; whether it is one of these.
+    package mutating func take(flag name: String) -> Bool {
+        switch name {
+        case "egress-audit": isEgressAudited = true
+        case "host-access": hasHostAccess = true
+        default: return false
+        }
+        return true
+    }
+
     /// Takes an option by its name; whether it is one of these.
     package mutating func take(_ name: String, _ value: String) -> Bool {
         switch name {

@@ -59,12 +59,7 @@ package enum SnapshotLaunch {
         }
         let installation = try Installation.find()
         let networks = try network.check(inPlaceOf: manifest.machine.networks).map { try $0.prepare(installation) }
-        let store = try machines()
-        var generator = SystemRandomNumberGenerator()
-        let id = MachineIdentity.makeID(using: &generator)
-        let machine = try store.create(id: id, name: name)
-        do {
-            var configuration = manifest.machine.clone(as: machine, installation)
+        return try start(manifest.machine, name: name, installation) { configuration in
             configuration.isDetached = isDetached
             configuration.removesItself = removesItself
             configuration.runTimeout = runTimeout
@@ -72,10 +67,26 @@ package enum SnapshotLaunch {
             configuration.snapshot = snapshots.directory(of: manifest.id)
             configuration.disk = snapshot.disk
             configuration.memoryServer = try memoryServer.map(Self.server)
+        }
+    }
+
+    /// Makes a machine that goes on from another, and starts its supervisor.
+    /// - Parameter change: what is another in it.
+    static func start(
+        _ original: ContainerConfiguration, name: String?, _ installation: Installation,
+        change: (inout ContainerConfiguration) throws -> Void
+    ) throws -> RunningMachine {
+        let store = try machines()
+        var generator = SystemRandomNumberGenerator()
+        let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: name)
+        do {
+            var configuration = original.clone(as: machine, installation)
+            try change(&configuration)
             try Files.writeNew(
                 configuration.json.encoded(indented: true), "\(machine.directory)/\(MachineFile.configuration)")
             return try RunningMachine.start(
-                machine, supervisor: installation.supervisor, store, removesItself: removesItself)
+                machine, supervisor: installation.supervisor, store,
+                removesItself: configuration.removesItself)
         } catch {
             store.abandon(machine)
             throw error

@@ -19,16 +19,11 @@ package struct SnapshotRun {
 
     /// nil for a run of an image, and for what is ArgumentParser's to judge and to complain about.
     package init?(_ syntax: RunSyntax) {
-        guard syntax.image == nil, syntax.command.isEmpty else { return nil }
+        guard syntax.image == nil, syntax.command.isEmpty, let options = syntax.plainOptions else { return nil }
         self.init("")
-        for option in syntax.options {
-            guard option.hasPrefix("--") else { return nil }
-            let body = option.dropFirst(2)
-            guard let equals = body.utf8.firstIndex(of: UInt8(ascii: "=")) else {
-                guard take(flag: String(body)) else { return nil }
-                continue
-            }
-            guard take(String(body[..<equals]), String(body[body.utf8.index(after: equals)...])) else { return nil }
+        for (name, value) in options {
+            let isTaken = if let value { take(name, value) } else { take(flag: name) }
+            guard isTaken else { return nil }
         }
         if reference.isEmpty { return nil }
     }
@@ -37,9 +32,7 @@ package struct SnapshotRun {
         switch name {
         case "detach": isDetached = true
         case "rm": removesItself = true
-        case "egress-audit": network.isEgressAudited = true
-        case "host-access": network.hasHostAccess = true
-        default: return false
+        default: return network.take(flag: name)
         }
         return true
     }
@@ -59,19 +52,10 @@ package struct SnapshotRun {
     /// - Parameter prepare: makes a snapshot ready for a container.
     package func run(_ prepare: (SnapshotManifest, SnapshotStore) throws -> ReadySnapshot) throws {
         ignoreBrokenPipes()
-        let signals = isDetached ? nil : try SignalQueue([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])
-        if try Placement.decide() == .emulatedHost {
-            let arguments = [try Installation.find().command] + Array(CommandLine.arguments.dropFirst())
-            switch signals {
-            case .some(let signals):
-                throw Failure(
-                    silentlyWith: try EmulatedHosting.execute(arguments, hasInput: false, signals: signals))
-            case .none:
-                throw Failure(
-                    silentlyWith: try EmulatedHosting.execute(
-                        arguments, hasInput: false, signals: try SignalQueue([])))
-            }
-        }
+        // A detached run is not connected to anything that signals could go to.
+        let passed = isDetached ? [] : [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2]
+        if try Placement.decide() == .emulatedHost { try EmulatedHosting.forwardThisCommand(passing: passed) }
+        let signals = isDetached ? nil : try SignalQueue(passed)
         let store = try SnapshotLaunch.store()
         let machine = try SnapshotLaunch.start(
             try prepare(try store.find(reference), store), name: name, network: network, isDetached: isDetached,

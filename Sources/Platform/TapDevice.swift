@@ -102,8 +102,8 @@ package final class TapDevice: Sendable {
         setOffloads([])
     }
 
-    /// This queue and others of the same device, `count` in all, of which only this one is used for now; this one alone
-    /// where the device takes no others.
+    /// This queue and others of the same device, `count` in all; this one alone where the device takes no others. The
+    /// kernel uses no other than this one until `setUse` says so.
     package func queues(_ count: Int) throws(TapError) -> [TapDevice] {
         var queues = [self]
         while takesMore, queues.count < count {

@@ -43,6 +43,22 @@ package struct RunSyntax: Equatable, Sendable {
         command = Array(rest)
     }
 
+    /// The options by their long names, each with its value, nil for a flag; nil where one is of another form.
+    package var plainOptions: [(name: String, value: String?)]? {
+        var result: [(name: String, value: String?)] = []
+        for option in options {
+            guard option.hasPrefix("--") else { return nil }
+            let body = option.dropFirst(2)
+            let equals = body.utf8.firstIndex(of: UInt8(ascii: "="))
+            result.append(
+                (
+                    String(body[..<(equals ?? body.endIndex)]),
+                    equals.map { String(body[body.utf8.index(after: $0)...]) }
+                ))
+        }
+        return result
+    }
+
     private mutating func takeLong(_ argument: String, _ rest: inout ArraySlice<String>) throws(WorkerError) {
         let body = argument.dropFirst(2)
         let name = String(body.prefix { $0 != "=" })

@@ -42,22 +42,18 @@ struct RunOptions {
     /// to judge and to complain about.
     init?(_ syntax: RunSyntax) {
         let isFromSnapshot = syntax.options.contains { $0.hasPrefix("--snapshot") }
-        guard let image = syntax.image ?? (isFromSnapshot ? "" : nil) else { return nil }
+        guard let image = syntax.image ?? (isFromSnapshot ? "" : nil), let options = syntax.plainOptions else {
+            return nil
+        }
         self.init(image: image)
         command = syntax.command
-        for option in syntax.options {
-            guard option.hasPrefix("--") else { return nil }
-            let body = option.dropFirst(2)
-            if let equals = body.utf8.firstIndex(of: UInt8(ascii: "=")) {
-                guard take(String(body[..<equals]), String(body[body.utf8.index(after: equals)...])) else { return nil }
-            } else {
-                guard take(String(body)) else { return nil }
-            }
+        for (name, value) in options {
+            let isTaken = if let value { take(name, value) } else { take(flag: name) }
+            guard isTaken else { return nil }
         }
     }
 
-    /// A flag.
-    private mutating func take(_ name: String) -> Bool {
+    private mutating func take(flag name: String) -> Bool {
         switch name {
         case "rm": rm = true
         case "interactive": interactive = true
@@ -65,9 +61,7 @@ struct RunOptions {
         case "read-only": readOnly = true
         case "no-template": noTemplate = true
         case "insecure-registry": insecureRegistry = true
-        case "egress-audit": network.isEgressAudited = true
-        case "host-access": network.hasHostAccess = true
-        default: return false
+        default: return network.take(flag: name)
         }
         return true
     }

@@ -98,14 +98,15 @@ private final class Place {
     }
 
     /// As one that is killed, with its monitor.
-    func die() {
+    func die() throws {
         tap = nil
         lock = nil
+        try waitUntilFree("\(store.root)/machines/\(machine.id).lock")
     }
 }
 
 /// A guest at the other end of a TAP device, which asks and listens.
-private struct StubGuest {
+private struct TapGuest {
     private let tap: TapDevice
     private let mac: MACAddress
     private let place: KeptPlace
@@ -214,13 +215,13 @@ private struct StubGuest {
             let two = try Place(store, 2, bridged: false) { $0.address6 = IPv6Address("2001:db8::9") }
             try store.sweep()
             #expect(try store.machines().count == 2)
-            two.die()
+            try two.die()
             // Whoever comes next takes it away, the living stay.
             let three = try Place(store, 3, bridged: true)
             #expect(try store.machines().map(\.id) == [one, three].map(\.machine.id))
             #expect(try HostRoutes().device(to: #require(IPv6Address("2001:db8::9"))) == "uplink")
-            one.die()
-            three.die()
+            try one.die()
+            try three.die()
             try store.sweep()
         }
         #expect(try host.configuration() == before)
@@ -243,7 +244,7 @@ private struct StubGuest {
             let outside = (clones + [first]).compactMap(\.machine.address)
             #expect(Set(outside).count == 3)
             for (index, clone) in clones.enumerated() {
-                var guest = StubGuest(try #require(clone.tap), MACAddress(local: UInt64(index) + 2), kept)
+                var guest = TapGuest(try #require(clone.tap), MACAddress(local: UInt64(index) + 2), kept)
                 // The gateway, a machine beside it, and anything else that the host knows the way to.
                 for target in [bridge.gateway, outside[1 - index], IPv4Address(10, 216, 1, 1)] {
                     #expect(try guest.station(of: target) != .zero)
@@ -255,7 +256,7 @@ private struct StubGuest {
             try clones[0].leave()
             #expect(NetworkDevice.mtu(of: clones[0].machine.device) == nil)
             // One that is killed: the kernel takes the namespace away, whoever comes next the rest.
-            clones[1].die()
+            try clones[1].die()
             try first.leave()
         }
         #expect(try host.configuration() == before)

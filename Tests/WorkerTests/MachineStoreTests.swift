@@ -14,6 +14,12 @@ func withDirectory<Result>(_ body: (String) throws -> Result) throws -> Result {
     return try body(path)
 }
 
+/// Waits until nobody holds a lock: one that was let go is still held by children of other tests that are between their
+/// fork and their exec.
+func waitUntilFree(_ lock: String) throws {
+    if Files.exists(lock) { try FileLock(waitingAt: lock).end() }
+}
+
 func configuration(id: String, name: String, monitor: String = "/bin/true") -> ContainerConfiguration {
     ContainerConfiguration(
         id: id, name: name, createdAt: 1, image: "image", imageID: "sha256:0",
@@ -128,6 +134,7 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
                     kept.append(id)
                 }
             }
+            for id in store.ids() { try waitUntilFree("\(store.directory(of: id))/\(MachineFile.lock)") }
             store.sweep()
             #expect(store.ids() == kept)
             #expect(try Files.list("\(root)/names") == ["m1"])
@@ -150,9 +157,11 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
                 return machine.id
             }
             let first = try make()
+            try waitUntilFree("\(store.directory(of: first))/\(MachineFile.lock)")
             // Its name is not taken,
             let second = try make()
             #expect(first != second && store.ids() == [second])
+            try waitUntilFree("\(store.directory(of: second))/\(MachineFile.lock)")
             // and who looks at all removes it.
             store.sweep()
             #expect(store.ids() == [])

@@ -116,6 +116,14 @@ import Testing
         #expect(syntax.command == ["ls", "-la", "--rm", "--"])
     }
 
+    @Test func plainOptions() throws {
+        let plain = try #require(try RunSyntax(["-d", "--env=A=b=c", "--name", "x", "image"]).plainOptions)
+        #expect(plain.map(\.name) == ["detach", "env", "name"])
+        #expect(plain.map(\.value) == [nil, "A=b=c", "x"])
+        #expect(try RunSyntax(["--entrypoint", "", "image"]).plainOptions == nil)
+        #expect(try RunSyntax(["-x", "image"]).plainOptions == nil)
+    }
+
     @Test func joinedShortOptions() throws {
         let syntax = try RunSyntax(["-die", "A=b", "-m1g", "-u=0:0", "-w", "/x", "-hweb", "image"])
         #expect(
