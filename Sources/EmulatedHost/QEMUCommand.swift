@@ -32,6 +32,10 @@ struct QEMUCommand {
     /// How fast the emulated time-stamp counter counts, which is the machine's own, in kHz; nil where that is not known.
     var counterFrequency: UInt64?
 
+    /// All that is emulated, but for ERMS: a kernel that sees it copies and clears pages by `rep movsb` and `rep stosb`,
+    /// which are emulated byte by byte. Without it a microVM in there boots in two thirds of the time.
+    private static let processor = "max,-erms"
+
     /// The arguments, the program first.
     var arguments: [String] {
         [
@@ -40,7 +44,7 @@ struct QEMUCommand {
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-M", "microvm,acpi=off,pic=on,pit=on,rtc=on,isa-serial=on",
-            "-accel", "tcg", "-smp", "1", "-cpu", "max", "-m", "\(configuration.memoryInMiB)",
+            "-accel", "tcg", "-smp", "1", "-cpu", Self.processor, "-m", "\(configuration.memoryInMiB)",
             "-kernel", configuration.kernel, "-initrd", configuration.initramfs,
             "-append", kernelCommandLine,
             // The console comes on QEMU's standard output, among its own messages on standard error.
