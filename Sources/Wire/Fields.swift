@@ -29,6 +29,7 @@ package struct FieldWriter: Sendable {
         bytes.append(contentsOf: value)
     }
 
+    @inlinable
     package mutating func append<T: FixedWidthInteger & UnsignedInteger>(_ tag: UInt16, number: T) {
         bytes.appendInteger(tag)
         bytes.appendInteger(UInt32(T.bitWidth / 8))

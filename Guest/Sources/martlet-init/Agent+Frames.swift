@@ -74,10 +74,16 @@ extension Agent {
         }
         if !configuration.hostname.isEmpty { try System.setHostname(configuration.hostname) }
         if role != .container { try System.check(guest_loopback_up(), "bring up lo") }
-        for interface in configuration.interfaces {
+        if !configuration.interfaces.isEmpty {
+            try step("network", &report) { () throws(SystemFailure) in try setUp(configuration.interfaces) }
+        }
+    }
+
+    private func setUp(_ interfaces: [InterfaceSettings]) throws(SystemFailure) {
+        for interface in interfaces {
             if let slot = interface.slot { try DeviceSlot.find(slot) }
             // Of several, one is the way to other networks; a single one may be by what a router there says.
-            if configuration.interfaces.count > 1 {
+            if interfaces.count > 1 {
                 try NetworkInterface.add(interface)
             } else {
                 try NetworkInterface.configure(interface)
