@@ -21,6 +21,10 @@ package struct InterfaceSettings: Equatable, Sendable {
         }
     }
 
+    /// The hardware address of an interface that has no machine's yet: that of a template, which is made ready and says
+    /// nothing. Locally administered, and nobody's.
+    package static let placeholder: [UInt8] = [2, 0, 0, 0, 0, 0]
+
     /// The most addresses, and gateways, of an interface.
     package static let listLimit = 16
 

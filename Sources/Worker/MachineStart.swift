@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import GuestProtocol
 internal import MachineAPI
 internal import Packet
 internal import Platform
@@ -93,7 +94,7 @@ struct MachineStart {
         }
     }
 
-    /// To find an interface takes a kernel longer than to give it other addresses. The first one of a network of ours is
+    /// To find an interface and to bring it up takes a kernel longer than to give it other addresses. The first one of a network of ours is
     /// therefore the template's already, under an address that is nobody's; others come behind it.
     /// - Returns: what it is to be when a machine goes on from there.
     private mutating func takePresentInterface(_ machine: inout MachineConfiguration) -> NetworkInterface? {
@@ -111,7 +112,8 @@ struct MachineStart {
         return result
     }
 
-    private static let nobody = Packet.MACAddress(0x0200_0000_0000)
+    private static let nobody = Packet.MACAddress(
+        InterfaceSettings.placeholder.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
 
     /// The address of an interface that the guest's kernel found by itself, which the first of the machine's networks is
     /// to have; nil where it has its own already.

@@ -37,6 +37,7 @@ enum MartletInit {
             connection = try Transport.vsock(port: parameters.port)
             try System.mount(text("devtmpfs"), text("/dev"), type: "devtmpfs")
             try Container.prepareGround()
+            try NetworkInterface.prepare()
         case .host:
             try System.mount(text("sysfs"), text("/sys"), type: "sysfs")
             try System.mount(text("devtmpfs"), text("/dev"), type: "devtmpfs")

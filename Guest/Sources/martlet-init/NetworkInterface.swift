@@ -12,14 +12,32 @@ import CGuest
 enum NetworkInterface {
     private static let directory = text("/sys/class/net")
 
-    /// Finds the interface by the hardware address that it has, and gives it its own, its addresses and routes. It can be used when this
-    /// returns.
+    /// Brings up an interface of a template, if there is one: with room for what it receives, without addresses and without
+    /// a word to anybody, until `configure` makes it a machine's.
+    static func prepare() throws(SystemFailure) {
+        guard let name = try? name(of: InterfaceSettings.placeholder) else { return }
+        try generateLinkLocalAddress(false, name)
+        var batch = NetlinkBatch()
+        batch.bringUp(interface: try index(of: name), mtu: nil)
+        try send(batch, InterfaceSettings.placeholder)
+    }
+
+    /// Finds the interface by the hardware address that it has, and gives it its own, its addresses and routes. It can be
+    /// used when this returns.
     static func configure(_ settings: InterfaceSettings) throws(SystemFailure) {
-        let index = try find(settings.presentAddress)
+        let name = try name(of: settings.presentAddress)
+        let index = try index(of: name)
         var batch = NetlinkBatch()
         if settings.formerAddress != nil { batch.setHardwareAddress(settings.hardwareAddress, interface: index) }
         append(settings, index, to: &batch)
         try send(batch, settings.hardwareAddress)
+        // Of the address that it has now.
+        if settings.formerAddress != nil { try generateLinkLocalAddress(true, name) }
+    }
+
+    /// Linux, Documentation/networking/ip-sysctl.rst, addr_gen_mode.
+    private static func generateLinkLocalAddress(_ does: Bool, _ name: [UInt8]) throws(SystemFailure) {
+        try setIPv6(text("addr_gen_mode"), of: name, to: does ? text("0") : text("1"))
     }
 
     /// Sets up an interface beside others, like `configure`. It is a way to other networks by its
@@ -55,8 +73,14 @@ enum NetworkInterface {
     }
 
     private static func refuseAdvertisedRoutes(_ name: [UInt8]) throws(SystemFailure) {
-        let setting = text("/proc/sys/net/ipv6/conf/") + name + text("/accept_ra_defrtr")
-        do throws(SystemFailure) { try System.write(text("0"), to: setting) } catch {
+        try setIPv6(text("accept_ra_defrtr"), of: name, to: text("0"))
+    }
+
+    private static func setIPv6(
+        _ parameter: [UInt8], of name: [UInt8], to value: [UInt8]
+    ) throws(SystemFailure) {
+        let path = text("/proc/sys/net/ipv6/conf/") + name + text("/") + parameter
+        do throws(SystemFailure) { try System.write(value, to: path) } catch {
             // A kernel without IPv6.
             if error.code != guest_enoent { throw error }
         }
@@ -112,7 +136,11 @@ enum NetworkInterface {
     }
 
     private static func find(_ address: [UInt8]) throws(SystemFailure) -> UInt32 {
-        let path = directory + text("/") + (try name(of: address)) + text("/ifindex")
+        try index(of: try name(of: address))
+    }
+
+    private static func index(of name: [UInt8]) throws(SystemFailure) -> UInt32 {
+        let path = directory + text("/") + name + text("/ifindex")
         let digits = try System.contents(path, limit: 16).parts(separatedBy: 10)[0]
         guard let index = digits.decimal(atMost: UInt64(Int32.max)) else {
             throw SystemFailure(call: "read", subject: path, code: guest_enodev)
