@@ -46,6 +46,8 @@ package final class Machine: @unchecked Sendable {
     let touched = Mutex<SinglePageFaults?>(nil)
     /// What machines that begin where this one began touch first, where that is known: its forks have it beforehand.
     let workingSet = Mutex<WorkingSet?>(nil)
+    /// What it has in common with those that it was forked from and that were forked from it; nil where there are none.
+    let family = Mutex<ForkFamily?>(nil)
     /// Where vCPU threads stand while the machine is paused, and where the loop's thread does.
     let vcpuGate = Gate()
     let loopGate = Gate()

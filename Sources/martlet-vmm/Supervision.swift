@@ -146,8 +146,11 @@ final class Supervision {
                     guard let machine = conductor.machine else { continue }
                     try epoll.add(machine.ended.descriptor.raw, .readable, token: Token.machine)
                     try writeMetrics()
+                    // A minute later than that it is late enough for figures.
+                    if let time = machine.forkSettlingTime { try clock.arm(afterMilliseconds: time) }
                 case Token.clock:
                     guard clock.drain() else { continue }
+                    conductor.machine?.noteForkWorkingSet()
                     try writeMetrics()
                 case Token.signal:
                     guard let signal = signals.next() else { continue }

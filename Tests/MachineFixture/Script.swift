@@ -127,6 +127,8 @@ final class Script {
                     say("child \(child.index): made after \(made) us, first line after \(time) us: \(first)")
                     var last = ""
                     for _ in 0..<3 { last = try console.line(with: "tick") }
+                    // The next one has copies of what this one wrote.
+                    machine.noteForkWorkingSet()
                     machine.finish()
                     say("child \(child.index): done: \(last)")
                 } catch {

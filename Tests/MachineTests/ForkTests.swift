@@ -41,6 +41,48 @@ import Wire
     }
 }
 
+/// What the forks of a machine write first, in memory that they share.
+@Suite struct ForkWorkingSetTests {
+    private static let size: UInt64 = 256 << 20
+
+    @Test(arguments: 0..<UInt64(fuzzRounds(50))) func whatIsNotedIsKnownToAll(seed: UInt64) throws {
+        var generator = SeededGenerator(seed)
+        let set = try ForkWorkingSet(memorySize: Self.size)
+        #expect(!set.isKnown && set.stretches.isEmpty)
+        var ranges: [Range<UInt64>] = []
+        var page: UInt64 = 0
+        while ranges.count < 20 {
+            // Apart, so that none becomes part of another.
+            page += UInt64.random(in: 1...2_000, using: &generator)
+            let count = UInt64.random(in: 1...100, using: &generator)
+            ranges.append(page * 4096..<(page + count) * 4096)
+            page += count
+        }
+        // In a process of its own, as a fork does.
+        let child = clinux_fork()
+        if child == 0 {
+            set.note(ranges)
+            _exit(0)
+        }
+        var code: Int32 = 0
+        var signaled = false
+        #expect(unsafe clinux_wait(child, false, &code, &signaled) == 1 && code == 0 && !signaled)
+        #expect(set.isKnown && set.stretches == ranges)
+        // Once and for all.
+        set.note([0..<4096])
+        #expect(set.stretches == ranges)
+    }
+
+    @Test func whoeverWritesMuchHasNothingCopied() throws {
+        let set = try ForkWorkingSet(memorySize: Self.size)
+        set.note([0..<16 << 20])
+        #expect(set.isKnown && set.stretches.isEmpty)
+        let last = try ForkWorkingSet(memorySize: Self.size)
+        last.note([Self.size - 4096..<Self.size])
+        #expect(last.stretches == [Self.size - 4096..<Self.size])
+    }
+}
+
 @Suite struct FileCopyTests {
     /// The same bytes, whether the file system shares them or they are copied; and holes stay holes.
     @Test func aDiskAndItsClone() throws {

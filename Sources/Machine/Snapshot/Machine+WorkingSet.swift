@@ -38,18 +38,19 @@ extension Machine {
     /// runs yet.
     func expect(_ set: WorkingSet) {
         // Both page tables in one go, where the host's kernel can do that; else at least this process's.
-        if !prefault(set) { set.populate(memory, isWritten: false) }
+        if !prefault(set.stretches.map(\.range)) { set.populate(memory, isWritten: false) }
         workingSet.withLock { $0 = set }
     }
 
-    /// Has the pages of a working set in the guest's own page tables as well, where the host's kernel can do that
-    /// (from 6.11): then the guest does not leave for them.
+    /// Has pages in the guest's own page tables as well, where the host's kernel can do that (from 6.11): then the guest
+    /// does not leave for them.
     /// - Returns: whether it can.
-    private func prefault(_ set: WorkingSet) -> Bool {
+    @discardableResult
+    func prefault(_ ranges: [Range<UInt64>]) -> Bool {
         guard let vcpu = runners.first else { return false }
-        for stretch in set.stretches {
+        for range in ranges {
             for region in memory.regions {
-                let part = stretch.range.clamped(to: region.offset..<region.offset + region.count)
+                let part = range.clamped(to: region.offset..<region.offset + region.count)
                 guard !part.isEmpty else { continue }
                 let address = region.guestStart + part.lowerBound - region.offset
                 guard vcpu.vcpu.prefault(address, count: part.upperBound - part.lowerBound) else { return false }
