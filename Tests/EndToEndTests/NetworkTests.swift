@@ -17,6 +17,9 @@ extension EndToEnd {
                 gateway=$(ip route | sed -n 's/^default via \\([0-9.]*\\) .*/\\1/p')
                 ping -q -c 1 -W 10 "$gateway"
                 ping -q -c 1 -W 10 alone
+                # Of its own address, not of the one that the interface had before it was this machine's.
+                ip -o -6 addr show dev eth0 | grep -q ' fe80::'
+                ! ip -o -6 addr show | grep -q 'fe80::ff:fe00:0/'
                 grep -q "^nameserver $gateway" /etc/resolv.conf
                 echo done
                 """
