@@ -77,9 +77,23 @@ import Wire
         let set = try ForkWorkingSet(memorySize: Self.size)
         set.note([0..<16 << 20])
         #expect(set.isKnown && set.stretches.isEmpty)
-        let last = try ForkWorkingSet(memorySize: Self.size)
-        last.note([Self.size - 4096..<Self.size])
-        #expect(last.stretches == [Self.size - 4096..<Self.size])
+        // Not a multiple of 64 pages.
+        let last = try ForkWorkingSet(memorySize: Self.size - 4096)
+        last.note([Self.size - 8192..<Self.size - 4096])
+        #expect(last.stretches == [Self.size - 8192..<Self.size - 4096])
+    }
+
+    /// A machine that has been taken over can write there what it likes.
+    @Test func whatCannotBeIsNotFollowed() throws {
+        let beyond = try ForkWorkingSet(memorySize: Self.size - 4096)
+        beyond.note([Self.size - 4096..<Self.size])
+        #expect(beyond.isKnown && beyond.stretches.isEmpty)
+        let much = try ForkWorkingSet(memorySize: Self.size)
+        much.note((0..<3).map { $0 << 20..<($0 + 1) << 20 })
+        #expect(much.stretches == [0..<3 << 20])
+        much.set(0, 0)
+        much.note([3 << 20..<9 << 20])
+        #expect(much.isKnown && much.stretches.isEmpty)
     }
 }
 

@@ -29,22 +29,27 @@ final class ForkWorkingSet: Sendable {
     }
 
     private func word(_ index: Int) -> UInt64 { unsafe mapping.start.load(fromByteOffset: 8 * index, as: UInt64.self) }
-    private func set(_ index: Int, _ value: UInt64) {
+    /// Of others than this type, only tests set one: as a machine does that has been taken over.
+    func set(_ index: Int, _ value: UInt64) {
         unsafe mapping.start.storeBytes(of: value, toByteOffset: 8 * index, as: UInt64.self)
     }
 
     var isKnown: Bool { word(0) != 0 }
 
-    /// By offset in the memory; ascending, apart. None as long as it is not known.
+    /// By offset in the memory; ascending, apart. None as long as it is not known, or where a machine of the family has
+    /// written there what it is not to.
     var stretches: [Range<UInt64>] {
         guard isKnown else { return [] }
         var result: [Range<UInt64>] = []
+        var rest = Self.byteLimit / Self.pageSize
         for index in 0..<(pageCount + 63) / 64 {
             var bits = word(1 + index)
             while bits != 0 {
-                let page = UInt64(index * 64 + bits.trailingZeroBitCount)
+                let page = index * 64 + bits.trailingZeroBitCount
                 bits &= bits - 1
-                let start = page * Self.pageSize
+                guard page < pageCount, rest > 0 else { return [] }
+                rest -= 1
+                let start = UInt64(page) * Self.pageSize
                 if let last = result.last, last.upperBound == start {
                     result[result.count - 1] = last.lowerBound..<start + Self.pageSize
                 } else {
