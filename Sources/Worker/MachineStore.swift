@@ -129,16 +129,19 @@ package struct MachineStore: Sendable {
         }
     }
 
+    /// Of a file that is read as JSON, in bytes.
+    static let fileLimit = 8 << 20
+
     static func readJSON(_ path: String) throws(WorkerError) -> JSON? {
         let bytes: [UInt8]
         do throws(SystemError) {
-            bytes = try Files.read(path, limit: 8 << 20)
+            bytes = try Files.read(path, limit: fileLimit)
         } catch {
             if error.code == ENOENT { return nil }
             throw .system(error)
         }
         var limits = JSONLimits()
-        limits.sizeInBytes = 8 << 20
+        limits.sizeInBytes = fileLimit
         do throws(JSONSyntaxError) {
             return try JSON(parsing: bytes, limits: limits)
         } catch {

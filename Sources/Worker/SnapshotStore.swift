@@ -116,8 +116,10 @@ package struct SnapshotStore: Sendable {
 
     /// All snapshots that can be read, the newest first. A tag that the files of several have, since a process was
     /// killed while it gave it, is the one's that was given it last.
-    package func list() -> [SnapshotManifest] {
-        var result = readable()
+    package func list() -> [SnapshotManifest] { Self.settled(readable()) }
+
+    private static func settled(_ manifests: [SnapshotManifest]) -> [SnapshotManifest] {
+        var result = manifests
         var holders: [String: SnapshotManifest] = [:]
         for manifest in result {
             guard let tag = manifest.tag else { continue }
@@ -131,9 +133,10 @@ package struct SnapshotStore: Sendable {
     }
 
     func readable() -> [SnapshotManifest] {
-        ((try? Files.list(root)) ?? []).filter(MachineIdentity.isID).compactMap { try? manifest($0) }
-            .sorted { ($0.createdAt, $0.id) > ($1.createdAt, $1.id) }
+        ids.compactMap { try? manifest($0) }.sorted { ($0.createdAt, $0.id) > ($1.createdAt, $1.id) }
     }
+
+    private var ids: [String] { ((try? Files.list(root)) ?? []).filter(MachineIdentity.isID) }
 
     package func manifest(_ id: String) throws(WorkerError) -> SnapshotManifest {
         let path = "\(directory(of: id))/manifest.json"
@@ -145,12 +148,27 @@ package struct SnapshotStore: Sendable {
 
     /// Finds the snapshot that a tag, an id or the beginning of one means.
     package func find(_ reference: String) throws(WorkerError) -> SnapshotManifest {
-        let all = list()
+        // One whose file does not have the word in it cannot have it as its tag, and need not be understood.
+        let word = Array(reference.utf8)
+        let all = Self.settled(
+            ids.compactMap { id in
+                guard id.hasPrefix(reference) || speaks(id, of: word) else { return nil }
+                return try? manifest(id)
+            })
         if let tagged = all.first(where: { $0.tag == reference }) { return tagged }
         let matches = all.filter { !reference.isEmpty && $0.id.hasPrefix(reference) }
         guard matches.count <= 1 else { throw .ambiguous(reference, matches: matches.map(\.id).sorted()) }
         guard let match = matches.first else { throw .noSuchSnapshot(reference) }
         return match
+    }
+
+    private func speaks(_ id: String, of word: [UInt8]) -> Bool {
+        let path = "\(directory(of: id))/manifest.json"
+        guard let first = word.first, let text = try? Files.read(path, limit: MachineStore.fileLimit) else { return false }
+        for start in 0..<max(0, text.count - word.count + 1) where text[start] == first {
+            if text[start..<start + word.count].elementsEqual(word) { return true }
+        }
+        return false
     }
 
     /// Removes a snapshot. Machines that were made from it keep its memory for as long as they run.
