@@ -43,7 +43,11 @@ package struct SnapshotStore: Sendable {
         let directory = "\(root)/.new-\(id)"
         let held = try system { () throws(SystemError) in
             try Files.makeDirectory(directory, permissions: 0o700)
-            return try FileLock(waitingAt: "\(directory)/lock")
+            do throws(SystemError) { return try FileLock(waitingAt: "\(directory)/lock") } catch {
+                // The disk had room for a directory, and for nothing in it.
+                try? Files.removeTree(directory)
+                throw error
+            }
         }
         lock.end()
         return NewSnapshot(id: id, directory: directory, lock: held)
@@ -164,7 +168,9 @@ package struct SnapshotStore: Sendable {
 
     private func speaks(_ id: String, of word: [UInt8]) -> Bool {
         let path = "\(directory(of: id))/manifest.json"
-        guard let first = word.first, let text = try? Files.read(path, limit: MachineStore.fileLimit) else { return false }
+        guard let first = word.first, let text = try? Files.read(path, limit: MachineStore.fileLimit) else {
+            return false
+        }
         for start in 0..<max(0, text.count - word.count + 1) where text[start] == first {
             if text[start..<start + word.count].elementsEqual(word) { return true }
         }

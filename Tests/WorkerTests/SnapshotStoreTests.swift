@@ -83,6 +83,22 @@ import Wire
         }
     }
 
+    /// A disk may have room for the directory and for nothing in it; here its path leaves none.
+    @Test func whatCannotBeBegunLeavesNothing() throws {
+        try withDirectory { root in
+            // Linux takes paths of up to 4095 bytes.
+            let wanted = 4095 - "/.new-\(id(1))".utf8.count
+            var path = root
+            while wanted - path.utf8.count > 250 { path += "/" + String(repeating: "d", count: 200) }
+            path += "/" + String(repeating: "e", count: wanted - path.utf8.count - 1)
+            let store = SnapshotStore(root: path)
+            var failure: WorkerError?
+            do throws(WorkerError) { store.abandon(try store.begin(id: id(1))) } catch { failure = error }
+            let left = try Files.list(path)
+            #expect(failure != nil && left == ["lock"])
+        }
+    }
+
     // MARK: - Manifests
 
     private var corpus: [(name: String, bytes: [UInt8])] {
