@@ -129,9 +129,10 @@ static ssize_t scan_pages(
     return count;
 }
 
-// Before: one word a page. Bit 63 there, 62 swapped out, 61 a file's or shared.
+// Before: one word a page. Bit 63 there, 62 swapped out, 61 a file's or shared, 56 mapped nowhere else.
 static ssize_t read_pages(
-    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
+    int pagemap, bool exclusive, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity,
+    uint64_t *next) {
     uint64_t entries[1024];
     size_t found = 0;
     uint64_t address = start;
@@ -145,6 +146,7 @@ static ssize_t read_pages(
         }
         for (size_t i = 0; i < (size_t)got / 8; i++, address += 4096) {
             if (!(entries[i] >> 62) || (entries[i] >> 61 & 1)) continue;
+            if (exclusive && (!(entries[i] >> 63) || !(entries[i] >> 56 & 1))) continue;
             if (found > 0 && stretches[found - 1].end == address) {
                 stretches[found - 1].end += 4096;
                 continue;
@@ -164,7 +166,13 @@ ssize_t clinux_own_pages(
     int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
     ssize_t count = scan_pages(pagemap, true, start, end, stretches, capacity, next);
     if (count >= 0 || (errno != ENOTTY && errno != EINVAL)) return count;
-    return read_pages(pagemap, start, end, stretches, capacity, next);
+    return read_pages(pagemap, false, start, end, stretches, capacity, next);
+}
+
+ssize_t clinux_exclusive_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
+    // The kernel's own search does not know of it.
+    return read_pages(pagemap, true, start, end, stretches, capacity, next);
 }
 
 ssize_t clinux_mapped_pages(

@@ -21,9 +21,9 @@ package struct InterfaceSettings: Equatable, Sendable {
         }
     }
 
-    /// The hardware address of an interface that has no machine's yet: that of a template, which is made ready and says
-    /// nothing. Locally administered, and nobody's.
-    package static let placeholder: [UInt8] = [2, 0, 0, 0, 0, 0]
+    /// The hardware address of a template's interface, which is up and says nothing until it becomes a machine's.
+    /// Locally administered; no machine has it.
+    package static let templateAddress: [UInt8] = [2, 0, 0, 0, 0, 0]
 
     /// The most addresses, and gateways, of an interface.
     package static let listLimit = 16

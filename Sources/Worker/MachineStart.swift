@@ -94,17 +94,17 @@ struct MachineStart {
         }
     }
 
-    /// To find an interface and to bring it up takes a kernel longer than to give it other addresses. The first one of a network of ours is
-    /// therefore the template's already, under an address that is nobody's; others come behind it.
+    /// To find an interface and to bring it up takes a kernel longer than to give it other addresses. The first one of a
+    /// network of ours is therefore the template's already, under an address that no machine has; others come behind it.
     /// - Returns: what it is to be when a machine goes on from there.
     private mutating func takePresentInterface(_ machine: inout MachineConfiguration) -> NetworkInterface? {
         interfaces = machine.networkInterfaces
         machine.networkInterfaces = []
         guard let first = interfaces.first, case .socket = first.peer else { return nil }
         interfaces.removeFirst()
-        address = Self.nobody
+        address = Self.templateAddress
         var present = first
-        present.guestMAC = MachineAPI.MACAddress("\(Self.nobody)")
+        present.guestMAC = MachineAPI.MACAddress("\(Self.templateAddress)")
         machine.networkInterfaces = [present]
         var result = first
         // What the guest's driver was told of when it started stays.
@@ -112,8 +112,8 @@ struct MachineStart {
         return result
     }
 
-    private static let nobody = Packet.MACAddress(
-        InterfaceSettings.placeholder.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+    private static let templateAddress = Packet.MACAddress(
+        InterfaceSettings.templateAddress.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
 
     /// The address of an interface that the guest's kernel found by itself, which the first of the machine's networks is
     /// to have; nil where it has its own already.

@@ -140,6 +140,11 @@ package struct MachineStore: Sendable {
             if error.code == ENOENT { return nil }
             throw .system(error)
         }
+        return try parse(bytes, of: path)
+    }
+
+    /// What a file of up to `fileLimit` bytes says.
+    static func parse(_ bytes: [UInt8], of path: String) throws(WorkerError) -> JSON {
         var limits = JSONLimits()
         limits.sizeInBytes = fileLimit
         do throws(JSONSyntaxError) {

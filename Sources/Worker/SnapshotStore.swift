@@ -143,8 +143,14 @@ package struct SnapshotStore: Sendable {
     private var ids: [String] { ((try? Files.list(root)) ?? []).filter(MachineIdentity.isID) }
 
     package func manifest(_ id: String) throws(WorkerError) -> SnapshotManifest {
-        let path = "\(directory(of: id))/manifest.json"
+        let path = manifestPath(id)
         guard let json = try MachineStore.readJSON(path) else { throw .noSuchSnapshot(id) }
+        return try Self.manifest(json, path)
+    }
+
+    private func manifestPath(_ id: String) -> String { "\(directory(of: id))/manifest.json" }
+
+    private static func manifest(_ json: JSON, _ path: String) throws(WorkerError) -> SnapshotManifest {
         do throws(JSONMismatch) { return try SnapshotManifest(json) } catch {
             throw .malformed(path: path, reason: "\(error)")
         }
@@ -152,13 +158,9 @@ package struct SnapshotStore: Sendable {
 
     /// Finds the snapshot that a tag, an id or the beginning of one means.
     package func find(_ reference: String) throws(WorkerError) -> SnapshotManifest {
-        // One whose file does not have the word in it cannot have it as its tag, and need not be understood.
         let word = Array(reference.utf8)
         let all = Self.settled(
-            ids.compactMap { id in
-                guard id.hasPrefix(reference) || speaks(id, of: word) else { return nil }
-                return try? manifest(id)
-            })
+            ids.compactMap { id in id.hasPrefix(reference) ? try? manifest(id) : manifest(id, with: word) })
         if let tagged = all.first(where: { $0.tag == reference }) { return tagged }
         let matches = all.filter { !reference.isEmpty && $0.id.hasPrefix(reference) }
         guard matches.count <= 1 else { throw .ambiguous(reference, matches: matches.map(\.id).sorted()) }
@@ -166,11 +168,17 @@ package struct SnapshotStore: Sendable {
         return match
     }
 
-    private func speaks(_ id: String, of word: [UInt8]) -> Bool {
-        let path = "\(directory(of: id))/manifest.json"
-        guard let first = word.first, let text = try? Files.read(path, limit: MachineStore.fileLimit) else {
-            return false
-        }
+    /// One whose file does not have the word in it cannot have it as its tag, and need not be understood.
+    private func manifest(_ id: String, with word: [UInt8]) -> SnapshotManifest? {
+        let path = manifestPath(id)
+        guard let text = try? Files.read(path, limit: MachineStore.fileLimit), Self.contains(text, word),
+            let json = try? MachineStore.parse(text, of: path)
+        else { return nil }
+        return try? Self.manifest(json, path)
+    }
+
+    private static func contains(_ text: [UInt8], _ word: [UInt8]) -> Bool {
+        guard let first = word.first else { return false }
         for start in 0..<max(0, text.count - word.count + 1) where text[start] == first {
             if text[start..<start + word.count].elementsEqual(word) { return true }
         }

@@ -146,7 +146,7 @@ final class Supervision {
                     guard let machine = conductor.machine else { continue }
                     try epoll.add(machine.ended.descriptor.raw, .readable, token: Token.machine)
                     try writeMetrics()
-                    // A minute later than that it is late enough for figures.
+                    // The same clock is the figures': they are written then as well, and a minute after that.
                     if let time = machine.forkSettlingTime { try clock.arm(afterMilliseconds: time) }
                 case Token.clock:
                     guard clock.drain() else { continue }

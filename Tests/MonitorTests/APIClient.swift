@@ -68,6 +68,9 @@ final class APIStream {
 
     init(_ path: String) throws { socket = try UnixSocket.connect(to: path) }
 
+    // To close it is not enough: children that other tests forked meanwhile have it too, and then it has not ended.
+    deinit { _ = shutdown(socket.raw, Int32(SHUT_RDWR)) }
+
     static func request(_ method: String, _ path: String, _ body: String = "", more: String = "") -> String {
         let length = body.isEmpty ? "" : "Content-Type: application/json\r\nContent-Length: \(body.utf8.count)\r\n"
         return "\(method) \(path) HTTP/1.1\r\nHost: localhost\r\n\(length)\(more)\r\n\(body)"

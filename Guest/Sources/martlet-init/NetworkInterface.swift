@@ -15,11 +15,11 @@ enum NetworkInterface {
     /// Brings up an interface of a template, if there is one: with room for what it receives, without addresses and without
     /// a word to anybody, until `configure` makes it a machine's.
     static func prepare() throws(SystemFailure) {
-        guard let name = try? name(of: InterfaceSettings.placeholder) else { return }
+        guard let name = try? name(of: InterfaceSettings.templateAddress) else { return }
         try generateLinkLocalAddress(false, name)
         var batch = NetlinkBatch()
         batch.bringUp(interface: try index(of: name), mtu: nil)
-        try send(batch, InterfaceSettings.placeholder)
+        try send(batch, InterfaceSettings.templateAddress)
     }
 
     /// Finds the interface by the hardware address that it has, and gives it its own, its addresses and routes. It can be
@@ -76,12 +76,13 @@ enum NetworkInterface {
         try setIPv6(text("accept_ra_defrtr"), of: name, to: text("0"))
     }
 
-    private static func setIPv6(
-        _ parameter: [UInt8], of name: [UInt8], to value: [UInt8]
-    ) throws(SystemFailure) {
-        let path = text("/proc/sys/net/ipv6/conf/") + name + text("/") + parameter
+    private static func setIPv6(_ parameter: [UInt8], of name: [UInt8], to value: [UInt8]) throws(SystemFailure) {
+        try set(text("/proc/sys/net/ipv6/conf/") + name + text("/") + parameter, to: value)
+    }
+
+    /// Sets a parameter of the kernel's, unless that is one without IPv6 and has none such.
+    private static func set(_ path: [UInt8], to value: [UInt8]) throws(SystemFailure) {
         do throws(SystemFailure) { try System.write(value, to: path) } catch {
-            // A kernel without IPv6.
             if error.code != guest_enoent { throw error }
         }
     }
@@ -105,12 +106,7 @@ enum NetworkInterface {
         batch.setHardwareAddress(settings.hardwareAddress, interface: index)
         append(settings, index, to: &batch)
         try send(batch, settings.hardwareAddress)
-        for setting in announcements {
-            // A kernel without IPv6 has nothing to announce there.
-            do throws(SystemFailure) { try System.write(text("1"), to: setting) } catch {
-                if error.code != guest_enoent { throw error }
-            }
-        }
+        for setting in announcements { try set(setting, to: text("1")) }
         // It announces all that it has when the address is set, though it is the same.
         var announcement = NetlinkBatch()
         announcement.setHardwareAddress(settings.hardwareAddress, interface: index)

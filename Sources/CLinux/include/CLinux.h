@@ -77,6 +77,9 @@ struct clinux_stretch {
 /// `stretches`, and in `*next` where to go on (`end` when all was seen); -1 with errno.
 ssize_t clinux_own_pages(
     int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next);
+/// The same of those that are there and that no other process has.
+ssize_t clinux_exclusive_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next);
 
 /// preadv2(2) and pwritev2(2). Flags: 8 = RWF_NOWAIT (EAGAIN instead of waiting for a disk).
 ssize_t clinux_preadv2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags);

@@ -48,7 +48,8 @@ extension Machine {
         let descriptors = zip(children, drives).map { kept + $0.networkDescriptors + $1 }
         let channel = try system("a fork") { () throws(SystemError) in try ForkChannel() }
         let workingSet = workingSet.withLock { $0 }
-        let firstWrites = workingSetOfForks()
+        let family = workingSetOfForks()
+        let firstWrites = family?.read()
         let start = monotonicNanoseconds()
         var pause = ForkPause()
         var processes: [ForkedProcessNumber] = []
@@ -79,15 +80,13 @@ extension Machine {
                         [self] observer, handed throws(MachineError) in
                         var configuration = configuration
                         for (name, number) in handed { configuration.setPeer(of: name, to: .descriptor(number)) }
-                        populate(firstWrites)
+                        firstWrites?.populate(memory, isWritten: true)
                         let machine = try Machine(
                             configuration, observer: observer, host: HostVM(configuration.machine), memory: memory,
                             source: memoryBase.map { .file($0) }, origin: .saved(state, SavedTime()))
-                        machine.family.withLock { family in
-                            family = firstWrites.map { ForkFamily(workingSet: $0, isChild: true) }
-                        }
+                        machine.family.withLock { $0 = family.map { ForkFamily(workingSet: $0, isChild: true) } }
                         if let workingSet { machine.expect(workingSet) }
-                        machine.prefault(firstWrites?.stretches ?? [])
+                        if let firstWrites { machine.prefault(firstWrites) }
                         return machine
                     } body: { child throws(MachineError) in
                         try body(child)
@@ -96,9 +95,8 @@ extension Machine {
                 pause.forksInNanoseconds = monotonicNanoseconds() - forkStart
                 // The fork took the guest's page tables from it.
                 if wasRunning {
-                    populate(firstWrites)
-                    prefault(workingSet?.stretches.map(\.range) ?? [])
-                    prefault(firstWrites?.stretches ?? [])
+                    firstWrites?.populate(memory, isWritten: true)
+                    for set in [workingSet, firstWrites].compactMap(\.self) { prefault(set) }
                 }
             } catch {
                 copies.remove()

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-internal import CLinux
 internal import KVM
 internal import Platform
 internal import Synchronization
@@ -38,7 +37,7 @@ extension Machine {
     /// runs yet.
     func expect(_ set: WorkingSet) {
         // Both page tables in one go, where the host's kernel can do that; else at least this process's.
-        if !prefault(set.stretches.map(\.range)) { set.populate(memory, isWritten: false) }
+        if !prefault(set) { set.populate(memory, isWritten: false) }
         workingSet.withLock { $0 = set }
     }
 
@@ -46,11 +45,11 @@ extension Machine {
     /// does not leave for them.
     /// - Returns: whether it can.
     @discardableResult
-    func prefault(_ ranges: [Range<UInt64>]) -> Bool {
+    func prefault(_ set: WorkingSet) -> Bool {
         guard let vcpu = runners.first else { return false }
-        for range in ranges {
+        for stretch in set.stretches {
             for region in memory.regions {
-                let part = range.clamped(to: region.offset..<region.offset + region.count)
+                let part = stretch.range.clamped(to: region.offset..<region.offset + region.count)
                 guard !part.isEmpty else { continue }
                 let address = region.guestStart + part.lowerBound - region.offset
                 guard vcpu.vcpu.prefault(address, count: part.upperBound - part.lowerBound) else { return false }
@@ -77,14 +76,10 @@ extension Machine {
     /// What is in this process's page tables: what was touched, since it was mapped singly. What was only read is not
     /// known before Linux 6.7.
     private func touchedStretches() throws(SystemError) -> [WorkingSet.Stretch] {
-        let pagemap = try Descriptor.open("/proc/self/pagemap", .readOnly)
-        var result: [WorkingSet.Stretch] = []
-        for isWritten in [true, false] {
-            for range in try memory.mappedPages(pagemap, own: isWritten) {
-                result.append(WorkingSet.Stretch(range: range, isWritten: isWritten))
-            }
-        }
-        return result
+        let written = try memory.pages(.own)
+        let read = (try? memory.pages(.ofFile)) ?? []
+        return written.map { WorkingSet.Stretch(range: $0, isWritten: true) }
+            + read.map { WorkingSet.Stretch(range: $0, isWritten: false) }
     }
 }
 
@@ -92,32 +87,5 @@ extension GuestMemory {
     /// What is touched from now on can be told from its neighbours.
     func mapSingly() -> SinglePageFaults? {
         unsafe SinglePageFaults(UnsafeRawBufferPointer(bytes(offset: 0, count: Int(byteCount))))
-    }
-
-    /// Pages that are in this process's page tables, by offset: those of its own, or those of the file that the memory is
-    /// a private mapping of; ascending.
-    fileprivate func mappedPages(_ pagemap: borrowing Descriptor, own: Bool) throws(SystemError) -> [Range<UInt64>] {
-        let start = unsafe UInt64(UInt(bitPattern: bytes(offset: 0, count: 0).baseAddress))
-        let end = start + byteCount
-        var result: [Range<UInt64>] = []
-        var position = start
-        var stretches = [clinux_stretch](repeating: clinux_stretch(), count: 64)
-        let raw = pagemap.raw
-        while position < end {
-            var next = end
-            let from = position
-            let count = unsafe stretches.withUnsafeMutableBufferPointer { space in
-                own
-                    ? unsafe clinux_own_pages(raw, from, end, space.baseAddress, space.count, &next)
-                    : unsafe clinux_mapped_pages(raw, from, end, space.baseAddress, space.count, &next)
-            }
-            guard count >= 0, next > position else {
-                if !own { return result }
-                throw SystemError("ioctl", "PAGEMAP_SCAN")
-            }
-            for stretch in stretches.prefix(count) { result.append(stretch.start - start..<stretch.end - start) }
-            position = next
-        }
-        return result
     }
 }

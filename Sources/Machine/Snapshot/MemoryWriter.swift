@@ -52,22 +52,8 @@ struct MemoryWriter: ~Copyable {
     /// Where the memory may be other than its base, or than zero where it has none; ascending.
     func touched() throws(SystemError) -> [Range<UInt64>] {
         let size = memory.byteCount
-        guard !isServed, let pagemap = try? Descriptor.open("/proc/self/pagemap", .readOnly) else { return [0..<size] }
-        let start = unsafe UInt64(UInt(bitPattern: memory.bytes(offset: 0, count: 0).baseAddress))
-        var result = memory.mappedFiles
-        var position = start
-        var stretches = [clinux_stretch](repeating: clinux_stretch(), count: 64)
-        while position < start + size {
-            var next = start + size
-            let from = position
-            let count = unsafe stretches.withUnsafeMutableBufferPointer { space in
-                unsafe clinux_own_pages(pagemap.raw, from, start + size, space.baseAddress, space.count, &next)
-            }
-            guard count >= 0, next > position else { return [0..<size] }
-            for stretch in stretches.prefix(count) { result.append(stretch.start - start..<stretch.end - start) }
-            position = next
-        }
-        pagemap.close()
+        guard !isServed, let own = try? memory.pages(.own) else { return [0..<size] }
+        var result = memory.mappedFiles + own
         result.sort { $0.lowerBound < $1.lowerBound }
         var joined: [Range<UInt64>] = []
         for range in result where !range.isEmpty {

@@ -28,6 +28,9 @@ struct WorkingSet: Equatable, Sendable {
     /// Ascending, apart.
     private(set) var stretches: [Stretch]
 
+    /// Of all of its pages.
+    var byteCount: UInt64 { stretches.reduce(0) { $0 + $1.range.upperBound - $1.range.lowerBound } }
+
     /// - Parameter stretches: in any order; what is beyond the limits is left out.
     init(identifier: SnapshotIdentifier, memorySize: UInt64, stretches: [Stretch]) {
         self.identifier = identifier

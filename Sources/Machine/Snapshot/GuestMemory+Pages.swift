@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLinux
+internal import Platform
+internal import Virtio
+
+/// Pages of a machine's memory in the eyes of the process that has it. Linux, Documentation/admin-guide/mm/pagemap.rst.
+enum PageKind {
+    /// The process's own, there or swapped out: neither a mapped file's nor the page of zeros.
+    case own
+    /// There, and the mapped file's. Not known before Linux 6.7.
+    case ofFile
+    /// The process's own, and no other's: not shared with one that it was forked from, or that was forked from it.
+    case exclusive
+}
+
+extension GuestMemory {
+    /// By offset; ascending, apart.
+    func pages(_ kind: PageKind) throws(SystemError) -> [Range<UInt64>] {
+        let pagemap = try Descriptor.open("/proc/self/pagemap", .readOnly)
+        let find =
+            switch kind {
+            case .own: unsafe clinux_own_pages
+            case .ofFile: unsafe clinux_mapped_pages
+            case .exclusive: unsafe clinux_exclusive_pages
+            }
+        let start = unsafe UInt64(UInt(bitPattern: bytes(offset: 0, count: 0).baseAddress))
+        let end = start + byteCount
+        var result: [Range<UInt64>] = []
+        var position = start
+        var stretches = [clinux_stretch](repeating: clinux_stretch(), count: 64)
+        while position < end {
+            var next = end
+            let count = unsafe stretches.withUnsafeMutableBufferPointer { space in
+                unsafe find(pagemap.raw, position, end, space.baseAddress, space.count, &next)
+            }
+            guard count >= 0, next > position else { throw SystemError("ioctl", "PAGEMAP_SCAN") }
+            for stretch in stretches.prefix(count) { result.append(stretch.start - start..<stretch.end - start) }
+            position = next
+        }
+        return result
+    }
+}
