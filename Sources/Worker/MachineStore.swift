@@ -77,9 +77,9 @@ package struct MachineStore: Sendable {
                 }
                 Files.remove(path)
             }
+            // Whole, or not there: a full disk keeps no name.
             try system { () throws(SystemError) in
-                let file = try Descriptor.open(path, .createNew, permissions: 0o600)
-                try file.writeAll(Array(id.utf8))
+                try Files.writeAtomically(Array(id.utf8), to: path, permissions: 0o600)
             }
             return name
         }

@@ -89,6 +89,7 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
                     _ = try store.create(id: MachineIdentity.makeID(using: &generator), name: "web")
                 }
             }
+            try waitUntilFree("\(store.directory(of: id))/\(MachineFile.lock)")
             // The lock is free now, and the state says nothing.
             #expect(try store.find(String(id.prefix(5))).condition == .crashed)
             #expect(try store.remove(id))
@@ -193,6 +194,7 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
             var generator = SystemRandomNumberGenerator()
             let id = MachineIdentity.makeID(using: &generator)
             let directory = try store.create(id: id, name: nil).directory
+            try waitUntilFree("\(directory)/\(MachineFile.lock)")
             try Files.writeAtomically(Array("{".utf8), to: "\(directory)/\(MachineFile.configuration)")
             #expect(throws: WorkerError.self) { try store.record(id) }
             #expect(store.list().isEmpty)

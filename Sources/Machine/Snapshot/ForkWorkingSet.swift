@@ -21,11 +21,12 @@ final class ForkWorkingSet: Sendable {
     private static let lengthSize = 8
     private static let sizeLimit = WorkingSet.headerSize + Int(byteLimit / 4096) * 8
 
-    let identifier = SnapshotIdentifier.random()
+    let identifier: SnapshotIdentifier
     private let memorySize: UInt64
     private let mapping: MemoryMapping
 
-    init(memorySize: UInt64) throws(SystemError) {
+    init(memorySize: UInt64, identifier: SnapshotIdentifier = .random()) throws(SystemError) {
+        self.identifier = identifier
         self.memorySize = memorySize
         mapping = try MemoryMapping(count: Self.lengthSize + Self.sizeLimit)
     }
