@@ -17,6 +17,7 @@ extension ImageStore {
         let fingerprint = Fingerprint.ofFile(real)
         if let image = try remembered(name, fingerprint) { return image }
         let workspace = try Workspace(in: layout)
+        defer { workspace.remove() }
         let content = try await reading { () async throws(OCIError) in
             try await ImageContent.archive(
                 path: path, reference: reference, platform: platform, temporaryDirectory: workspace.path)
@@ -43,6 +44,7 @@ extension ImageStore {
         progress(.layers([LayerSummary(name: splitPath(real).name, size: 0)]))
         progress(.layer(0, .converting))
         let workspace = try Workspace(in: layout)
+        defer { workspace.remove() }
         let diffID = try await storeDirectory(real, workspace)
         progress(.layer(0, .stored))
         progress(.merging)

@@ -14,6 +14,7 @@ extension ImageStore {
     ) async throws(ImageStoreError) -> StoredImage {
         if let image = try load(content.id) { return image }
         let workspace = try Workspace(in: layout)
+        defer { workspace.remove() }
         try await storeLayers(content, name: name, workspace, progress)
         progress(.merging)
         return try await storeImage(

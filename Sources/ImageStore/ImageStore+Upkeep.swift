@@ -60,6 +60,7 @@ extension ImageStore {
         }
         guard Files.exists(layout.image(id)) else { return false }
         let workspace = try Workspace(in: layout)
+        defer { workspace.remove() }
         // First out of sight as a whole, then file by file, which the workspace sees to.
         try storing(root) { () throws(SystemError) in
             try Files.rename(layout.image(id), to: workspace.path + "/removed")

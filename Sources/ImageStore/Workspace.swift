@@ -30,7 +30,11 @@ final class Workspace: Sendable {
         }
     }
 
-    deinit {
+    deinit { remove() }
+
+    /// Removes it now. Who made it does that when all is made: a thread that worked in it may let it go later than the
+    /// process ends.
+    func remove() {
         try? Files.removeTree(path)
         Files.remove(lockPath)
     }

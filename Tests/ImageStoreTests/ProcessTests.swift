@@ -42,7 +42,8 @@ import Testing
                 #expect(server.requests.filter { $0.hasSuffix(layer.digest.description) }.count == 1)
             }
             let wanted = image.layers.map { "layers/\($0.diffID.hex).erofs" } + ["images/\(image.id.hex)"]
-            #expect(try contents(store) == wanted.sorted())
+            let found = try contents(store)
+            #expect(found == wanted.sorted())
         }
         await server.close()
     }
