@@ -50,6 +50,19 @@ import Wire
         #expect(all.stretches == [.init(range: 0..<WorkingSet.byteLimit, isWritten: true)])
     }
 
+    @Test(arguments: 0..<UInt64(fuzzRounds(50))) func joinedSetsHaveThePagesOfEach(seed: UInt64) throws {
+        var generator = SeededGenerator(seed)
+        let sets = (0..<3).map { _ in Self.random(&generator) }
+        let joined = try #require(WorkingSet(joining: sets))
+        func pages(_ set: WorkingSet) -> Set<UInt64> {
+            Set(set.stretches.flatMap { $0.range.lowerBound / 4096..<$0.range.upperBound / 4096 })
+        }
+        let all = sets.reduce(into: Set<UInt64>()) { $0.formUnion(pages($1)) }
+        // Each once.
+        #expect(pages(joined) == all && joined.byteCount == UInt64(all.count) * 4096)
+        #expect(WorkingSet(joining: []) == nil)
+    }
+
     /// Any flipped bit, any missing end: nothing is read from it.
     @Test func damageIsNoticed() {
         var generator = SeededGenerator(5)

@@ -47,9 +47,10 @@ extension Machine {
         let drives = wanted.map { $0.drives.flatMap(\.content.descriptors) }
         let descriptors = zip(children, drives).map { kept + $0.networkDescriptors + $1 }
         let channel = try system("a fork") { () throws(SystemError) in try ForkChannel() }
-        let workingSet = workingSet.withLock { $0 }
         let family = workingSetOfForks()
         let firstWrites = family?.read()
+        // Both from what the memory began with and from what earlier forks wrote; what is in both is had once.
+        let firstTouched = WorkingSet(joining: [workingSet.withLock { $0 }, firstWrites].compactMap(\.self))
         let start = monotonicNanoseconds()
         var pause = ForkPause()
         var processes: [ForkedProcessNumber] = []
@@ -85,8 +86,7 @@ extension Machine {
                             configuration, observer: observer, host: HostVM(configuration.machine), memory: memory,
                             source: memoryBase.map { .file($0) }, origin: .saved(state, SavedTime()))
                         machine.family.withLock { $0 = family.map { ForkFamily(workingSet: $0, isChild: true) } }
-                        if let workingSet { machine.expect(workingSet) }
-                        if let firstWrites { machine.prefault(firstWrites) }
+                        if let firstTouched { machine.expect(firstTouched) }
                         return machine
                     } body: { child throws(MachineError) in
                         try body(child)
@@ -96,7 +96,7 @@ extension Machine {
                 // The fork took the guest's page tables from it.
                 if wasRunning {
                     firstWrites?.populate(memory, isWritten: true)
-                    for set in [workingSet, firstWrites].compactMap(\.self) { prefault(set) }
+                    if let firstTouched { prefault(firstTouched) }
                 }
             } catch {
                 copies.remove()

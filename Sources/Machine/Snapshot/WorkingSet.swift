@@ -50,6 +50,13 @@ struct WorkingSet: Equatable, Sendable {
         }
     }
 
+    /// All that is in any of some sets of one memory; nil of none. It has the first one's identifier.
+    init?(joining sets: [WorkingSet]) {
+        guard let first = sets.first else { return nil }
+        self.init(
+            identifier: first.identifier, memorySize: first.memorySize, stretches: sets.flatMap(\.stretches))
+    }
+
     func encoded() -> [UInt8] {
         var body: [UInt8] = []
         for stretch in stretches {
