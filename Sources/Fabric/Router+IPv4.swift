@@ -7,6 +7,14 @@ extension Router {
         _ ethernet: borrowing EthernetView, _ arrival: Arrival, _ reply: inout MutableRawSpan
     ) -> Decision {
         guard let packet = IPv4View(ethernet.payload) else { return .verdict(.drop(.malformedIPv4)) }
+        if arrival.header.asksForWork {
+            let upper = Upper(
+                protocolNumber: packet.protocolNumber, offset: EthernetHeader.length + packet.headerLength,
+                isFragment: packet.isFragment)
+            guard Router.isSound(arrival.header, ethernet.bytes, upper, isIPv6: false, mtu: arrival.link.mtu) else {
+                return .verdict(.drop(.malformedOffload))
+            }
+        }
         let sender = arrival.sender
         let destination = ethernet.destination
         guard packet.source == sender.ipv4, packet.source != .any else {
@@ -50,11 +58,12 @@ extension Router {
         return packet.payload.u16(2) == 67
     }
 
+    /// Whether a packet is for a DHCP client: where it says that it comes from is of no matter to some of them.
     private func isLeaseAnswer(_ packet: borrowing IPv4View) -> Bool {
         guard packet.protocolNumber == IPProtocol.udp, packet.fragmentOffset == 0, packet.payload.byteCount >= 8 else {
             return false
         }
-        return packet.payload.u32(0) == 67 << 16 | 68
+        return packet.payload.u16(2) == 68
     }
 
     /// To the gateway's Ethernet address: for the gateway itself, for a sibling by way of it, or for the outside.

@@ -9,6 +9,14 @@ extension Router {
         guard let packet = IPv6View(ethernet.payload), let upper = packet.upper else {
             return .verdict(.drop(.malformedIPv6))
         }
+        if arrival.header.asksForWork {
+            let end = Upper(
+                protocolNumber: upper.protocolNumber, offset: EthernetHeader.length + upper.offset,
+                isFragment: upper.isFragment)
+            guard Router.isSound(arrival.header, ethernet.bytes, end, isIPv6: true, mtu: arrival.link.mtu) else {
+                return .verdict(.drop(.malformedOffload))
+            }
+        }
         let sender = arrival.sender
         let source = packet.source
         if upper.protocolNumber == IPProtocol.icmpv6, upper.fragmentOffset == 0 {
@@ -36,9 +44,12 @@ extension Router {
         return .deliver(to: peer)
     }
 
-    /// Whether an address on the link is the sender's: made of its Ethernet address, or claimed before.
+    /// Whether an address on the link is the sender's: made of its Ethernet address, or claimed before, and not by now
+    /// that of a machine which came later.
     func owns(_ address: IPv6Address, _ arrival: Arrival) -> Bool {
-        address.isLinkLocal && (address == arrival.sender.linkLocal || address == ports[arrival.port].linkLocal)
+        guard address.isLinkLocal else { return false }
+        if address == arrival.sender.linkLocal { return true }
+        return address == ports[arrival.port].linkLocal && table.endpoint(address, in: arrival.sender.network) == nil
     }
 
     private func hasAddress(_ peer: Int, _ address: IPv6Address) -> Bool {
@@ -48,9 +59,10 @@ extension Router {
             && ports[facts.port].linkLocal == address
     }
 
+    /// Whether a packet is for a DHCP client, wherever it says that it comes from.
     private func isLeaseAnswer(_ packet: borrowing IPv6View, _ upper: IPv6Upper) -> Bool {
         upper.protocolNumber == IPProtocol.udp && upper.fragmentOffset == 0
-            && packet.bytes.byteCount - upper.offset >= 8 && packet.bytes.u32(upper.offset) == 547 << 16 | 546
+            && packet.bytes.byteCount - upper.offset >= 8 && packet.bytes.u16(upper.offset + 2) == 546
     }
 
     /// To the gateway's Ethernet address: for the gateway itself, for a sibling by way of it, or for the outside.
@@ -72,6 +84,7 @@ extension Router {
             guard packet.hopLimit > 1 else {
                 return error(packet, upper, arrival, ICMPv6Type.timeExceeded, 0, .timeExceeded, &reply)
             }
+            if isLeaseAnswer(packet, upper) { return .verdict(.drop(.rogueServer)) }
             return .route(to: peer)
         }
         guard !arrival.link.isInternal else {

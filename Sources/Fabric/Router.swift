@@ -179,32 +179,15 @@ package struct Router: ~Copyable {
         guard ethernet.source == sender.mac else { return .verdict(.drop(.spoofedMAC)) }
         guard !ethernet.isTagged else { return .verdict(.drop(.vlanTag)) }
         let link = table.links[sender.network]
-        if header.isPartial || header.segmentation != 0 {
-            guard Router.isSound(header, ethernet, mtu: link.mtu) else { return .verdict(.drop(.malformedOffload)) }
-        }
         let arrival = Arrival(port: port, endpoint: index, sender: sender, link: link, header: header, now: now)
         switch ethernet.type {
         case EtherType.ipv4: return receiveIPv4(ethernet, arrival, &reply)
         case EtherType.ipv6: return receiveIPv6(ethernet, arrival, &reply)
-        case EtherType.arp: return receiveARP(ethernet, arrival, &reply)
+        case EtherType.arp:
+            // Nothing of it is computed by a device.
+            guard !header.asksForWork else { return .verdict(.drop(.malformedOffload)) }
+            return receiveARP(ethernet, arrival, &reply)
         default: return .verdict(.drop(.otherEtherType))
-        }
-    }
-
-    /// Whether what a guest says of checksum and segments can be true of its frame.
-    private static func isSound(_ header: VirtioNetHeader, _ ethernet: borrowing EthernetView, mtu: Int) -> Bool {
-        guard header.isPartial, Int(header.checksumStart) >= EthernetHeader.length + IPv4Header.length,
-            header.checksumLies(inFrameOf: ethernet.bytes.byteCount)
-        else { return false }
-        switch header.segmentation & ~VirtioNetHeader.segmentationECN {
-        case VirtioNetHeader.segmentationNone: return true
-        case VirtioNetHeader.segmentationTCPv4:
-            return ethernet.type == EtherType.ipv4 && header.segmentSize >= Segmentation.leastSize
-                && Int(header.segmentSize) <= mtu
-        case VirtioNetHeader.segmentationTCPv6:
-            return ethernet.type == EtherType.ipv6 && header.segmentSize >= Segmentation.leastSize
-                && Int(header.segmentSize) <= mtu
-        default: return false
         }
     }
 

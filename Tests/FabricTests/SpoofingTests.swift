@@ -175,42 +175,35 @@ import Testing
         #expect(bench.verdict(a.send4(offer, to: b.mac, b.v4)) == .drop(.rogueServer))
         #expect(bench.verdict(a.send4(offer, to: .broadcast, .broadcast)) == .drop(.rogueServer))
         #expect(bench.verdict(a.send4(offer, to: gatewayMAC, b.v4)) == .drop(.rogueServer))
-        #expect(
-            bench.verdict(a.send6(Record.udp(547, 546), to: b.mac, b.linkLocal, from: a.linkLocal))
-                == .drop(.rogueServer))
+        let other = Record.udp(1234, 68, [UInt8](repeating: 0, count: 240))
+        #expect(bench.verdict(a.send4(other, to: b.mac, b.v4)) == .drop(.rogueServer))
+        // Some clients look at the port that it is for alone.
+        for source: UInt16 in [547, 1234] {
+            let offer = Record.udp(source, 546)
+            #expect(
+                bench.verdict(a.send6(offer, to: b.mac, b.linkLocal, from: a.linkLocal)) == .drop(.rogueServer))
+            #expect(bench.verdict(a.send6(offer, to: gatewayMAC, b.v6)) == .drop(.rogueServer))
+        }
     }
 
-    @Test func offloads() throws {
+    /// Who claims another's address before that is there does not have it afterwards.
+    @Test func claimsEndWhenTheOwnerComes() throws {
         let bench = try Bench()
         let (a, b) = (bench.a, bench.b)
-        func record(_ change: (inout VirtioNetHeader) -> Void) -> [UInt8] {
-            var header = VirtioNetHeader()
-            header.flags = VirtioNetHeader.needsChecksum
-            header.checksumStart = 34
-            header.checksumOffset = 6
-            change(&header)
-            return Record.frame(
-                a.mac, b.mac, EtherType.ipv4, Record.ipv4(a.v4, b.v4, 17, Record.udp(1, 2)), header: header)
-        }
-        #expect(bench.verdict(record { _ in }) == .forward(PortID(1)))
-        let wrong: [(inout VirtioNetHeader) -> Void] = [
-            { $0.checksumStart = 60_000 }, { $0.checksumOffset = 60 }, { $0.checksumStart = 0 },
-            { $0.segmentation = 1 },
-            {
-                $0.segmentation = 4; $0.segmentSize = 1000
-            }, { $0.segmentation = 77 },
-            {
-                $0.segmentation = 3; $0.segmentSize = 1000
-            },
-            {
-                $0.segmentation = 1; $0.segmentSize = 9000
-            },
-            {
-                $0.flags = 0; $0.segmentation = 1; $0.segmentSize = 1000
-            },
-        ]
-        for change in wrong { #expect(bench.verdict(record(change)) == .drop(.malformedOffload)) }
-        #expect(bench.count(.malformedOffload) == UInt64(wrong.count))
+        let late = MACAddress(0x02AA_BBCC_DDEE)
+        let target = IPv6Address(linkLocal: late)
+        let probe = a.send6(
+            Record.probe(for: target), to: MACAddress(multicast: target.solicitedNode), target.solicitedNode,
+            number: IPProtocol.icmpv6, from: .any, hopLimit: 255)
+        let send = a.send6(Record.udp(1, 2), to: b.mac, b.linkLocal, from: target)
+        #expect(bench.verdict(probe) == .drop(.probe))
+        #expect(bench.verdict(send) == .forward(PortID(1)))
+        var request = EndpointRequest(name: "late", network: "blue")
+        request.mac = late
+        _ = try bench.state.add(request)
+        bench.router.replace(bench.state.table)
+        #expect(bench.verdict(send) == .drop(.spoofedIPv6))
+        #expect(bench.answer(probe) != nil)
     }
 
     @Test func floodsAreLimited() throws {
