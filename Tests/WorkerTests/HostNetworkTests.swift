@@ -11,7 +11,7 @@ import Testing
 
 /// A network namespace with loopback and a link to a second one, `uplink`, with addresses of a network that the host is
 /// in. Making them takes root.
-private final class Host {
+private final class Host: Sendable {
     let name: String
     let store: HostNetworkStore
     private var other: String { name + "o" }
@@ -168,6 +168,110 @@ private struct TapGuest {
     }
 }
 
+/// A guest that sends what it has no right to.
+private struct HostileGuest {
+    private let tap: TapDevice
+    private let machine: HostMachine
+    private let other: IPv4Address
+    private let other6: IPv6Address
+    private var mac: MACAddress { machine.hardwareAddress }
+
+    init(_ tap: TapDevice, _ machine: HostMachine, other: IPv4Address, other6: IPv6Address) {
+        (self.tap, self.machine, self.other, self.other6) = (tap, machine, other, other6)
+    }
+
+    func send(_ frame: [UInt8]) throws {
+        try tap.descriptor.writeAll([UInt8](repeating: 0, count: TapDevice.headerSize) + frame)
+    }
+
+    private func ipv4(
+        _ station: MACAddress, from source: IPv4Address, to target: IPv4Address, mac: MACAddress? = nil
+    ) -> [UInt8] {
+        built(EthernetHeader.length + IPv4Header.length + 8) {
+            EthernetHeader(destination: station, source: mac ?? self.mac, type: EtherType.ipv4).write(to: &$0, at: 0)
+            IPv4Header(protocolNumber: IPProtocol.udp, source: source, destination: target, payloadLength: 8)
+                .write(to: &$0, at: EthernetHeader.length)
+            UDPHeader(sourcePort: 1, destinationPort: 9, payloadLength: 0).write(to: &$0, at: 34)
+        }
+    }
+
+    private func ipv6(
+        _ station: MACAddress, from source: IPv6Address, to target: IPv6Address, _ number: UInt8, _ payload: [UInt8]
+    ) -> [UInt8] {
+        built(EthernetHeader.length + IPv6Header.length + payload.count) {
+            EthernetHeader(destination: station, source: mac, type: EtherType.ipv6).write(to: &$0, at: 0)
+            var header = IPv6Header(
+                nextHeader: number, source: source, destination: target, payloadLength: payload.count)
+            header.hopLimit = 255
+            header.write(to: &$0, at: EthernetHeader.length)
+            $0.put(payload, at: 54)
+            Transport.fillChecksum(
+                &$0, at: 54, length: payload.count, protocolNumber: number, source: source, destination: target)
+        }
+    }
+
+    func frames(to station: MACAddress) -> [[UInt8]] {
+        let (own, own6) = (machine.address ?? .any, machine.address6 ?? .any)
+        let udp = built(8) { UDPHeader(sourcePort: 1, destinationPort: 9, payloadLength: 0).write(to: &$0, at: 0) }
+        var router = RouterAdvertisement(mac: mac)
+        router.lifetime = 1800
+        router.prefix = IPv6Prefix("2001:db8:bad::/64")
+        let advertisement = built(1280) { bytes in
+            var cursor = OutputCursor(from: 0, to: 1280)
+            router.write(to: &bytes, at: &cursor)
+        }
+        let redirect: [UInt8] = [137, 0, 0, 0, 0, 0, 0, 0] + other6.bytes + own6.bytes
+        let neighbor = built(NeighborAdvertisement.length) {
+            NeighborAdvertisement(target: other6, mac: mac).write(to: &$0, at: 0)
+        }
+        let local = machine.linkLocal
+        return [
+            ipv4(station, from: own, to: other, mac: MACAddress(local: 999)), ipv4(station, from: other, to: own),
+            ipv6(station, from: other6, to: own6, IPProtocol.udp, udp),
+            ipv6(station, from: local, to: .allNodes, IPProtocol.icmpv6, advertisement),
+            ipv6(station, from: local, to: .allNodes, IPProtocol.icmpv6, redirect),
+            ipv6(station, from: local, to: .allNodes, IPProtocol.icmpv6, neighbor),
+            ipv4(station, from: own, to: IPv4Address(169, 254, 169, 254)),
+            ipv6(station, from: own6, to: IPv6Address("fd00:ec2::254") ?? .any, IPProtocol.udp, udp),
+        ]
+    }
+
+    /// What only a bridge would pass on.
+    func framesOfLinks(to station: MACAddress) -> [[UInt8]] {
+        func arp(_ sender: MACAddress, _ address: IPv4Address) -> [UInt8] {
+            built(EthernetHeader.length + ARPPacket.length) {
+                EthernetHeader(destination: .broadcast, source: mac, type: EtherType.arp).write(to: &$0, at: 0)
+                ARPPacket(
+                    operation: 2, senderMAC: sender, senderAddress: address, targetMAC: .zero, targetAddress: address
+                ).write(to: &$0, at: EthernetHeader.length)
+            }
+        }
+        let own = machine.address ?? .any
+        let foreign = built(60) {
+            EthernetHeader(destination: station, source: mac, type: 0x88CC).write(to: &$0, at: 0)
+        }
+        return [
+            arp(MACAddress(local: 998), own), arp(mac, other), foreign,
+            ipv4(station, from: own, to: IPv4Address(127, 0, 0, 1)),
+        ]
+    }
+}
+
+extension Host {
+    /// How many packets each of our rules has dropped, by the reason that it gives.
+    fileprivate func dropped() throws -> [String: Int] {
+        var counts: [String: Int] = [:]
+        for line in try shell("nft list ruleset").split(separator: "\n") {
+            let words = line.split(separator: " ")
+            guard let place = words.firstIndex(of: "packets"), place + 1 < words.count,
+                let count = Int(words[place + 1]), count > 0, let reason = line.split(separator: "\"").last
+            else { continue }
+            counts[String(reason), default: 0] += count
+        }
+        return counts
+    }
+}
+
 @Suite(.enabled(if: geteuid() == 0, "network namespaces are made by root")) struct HostNetworkTests {
     @Test func whatIsMadeGoesAgain() throws {
         let host = try Host()
@@ -261,6 +365,49 @@ private struct TapGuest {
         }
         #expect(try host.configuration() == before)
         #expect(try Files.list("\(store.root)/machines").isEmpty)
+    }
+
+    /// A machine sends what is not its own to send: nothing of it arrives, all of it is counted.
+    @Test(arguments: [true, false]) func whatIsNotTheSendersIsDropped(bridged: Bool) throws {
+        let host = try Host()
+        // Somewhere for what is let through, and a host that believes in routers.
+        _ = try host.shell(
+            """
+            echo 1 > /proc/sys/net/ipv6/conf/default/accept_ra; ip route add default via 192.0.2.254
+            ip -6 route add default via 2001:db8::fe dev uplink
+            """)
+        try inside(host.name) {
+            let place = try Place(host.store, 1, bridged: bridged) { wish in
+                if !bridged {
+                    wish.address = IPv4Address("192.0.2.9")
+                    wish.address6 = IPv6Address("2001:db8::9")
+                }
+            }
+            let tap = try #require(place.tap)
+            let hostile = HostileGuest(
+                tap, place.machine, other: IPv4Address(192, 0, 2, 77),
+                other6: try #require(IPv6Address("2001:db8::77")))
+            // The device is up, and its rules are there.
+            var expected: [String: Int] = [
+                "spoofed Ethernet address": 1, "spoofed IPv4 address": 1, "spoofed IPv6 address": 1,
+                "router that is none": 2, "spoofed neighbour": 1, "metadata": 2,
+            ]
+            if bridged { expected.merge(["spoofed ARP": 2, "other protocol": 1, "the host's loopback": 1]) { $1 } }
+            let text = try host.shell("cat /sys/class/net/\(tap.name)/address").prefix(17)
+            let station = try bridged ? #require(place.bridge).hardwareAddress : #require(MACAddress(String(text)))
+            for frame in hostile.frames(to: station) { try hostile.send(frame) }
+            if bridged { for frame in hostile.framesOfLinks(to: station) { try hostile.send(frame) } }
+            // A frame that is written has been through the rules when the call returns, or soon.
+            var counts: [String: Int] = [:]
+            for _ in 0..<300 where counts != expected {
+                counts = try host.dropped()
+                usleep(10_000)
+            }
+            #expect(counts == expected)
+            #expect(try !host.shell("ip -6 route").contains("proto ra"))
+            #expect(KernelSettings.read("net/ipv6/conf/\(place.machine.device)/accept_ra") == "0")
+            try place.leave()
+        }
     }
 
     /// Somebody else's settings are put back, and what somebody else changed meanwhile is left.

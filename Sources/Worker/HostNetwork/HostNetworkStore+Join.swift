@@ -105,6 +105,7 @@ extension HostNetworkStore {
         }
         lines.append("link set dev \(name) mtu \(mtu) up")
         try HostTools.ip(lines)
+        try KernelSettings.distrust(name)
         // Connections from the host's loopback to published ports come back over the bridge; goes with it.
         try KernelSettings.write("net/ipv4/conf/\(name)/route_localnet", "1")
         try KernelSettings.requireForwarding(&state, note: note)
@@ -184,6 +185,7 @@ extension HostNetworkStore {
         } else {
             do throws(TapError) { tap = try TapDevice(device) } catch { throw HostNetworkError("\(error)") }
         }
+        try KernelSettings.distrust(device)
         var lines = ["link set dev \(device) addrgenmode none"]
         guard !machine.isBridged else {
             lines.append("link set dev \(device) mtu \(mtu) master \(HostBridge.name) up")

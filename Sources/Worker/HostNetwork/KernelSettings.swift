@@ -41,17 +41,26 @@ enum KernelSettings {
     }
 
     /// Those of IPv6 as well. A host that does so takes no more router advertisements (ip-sysctl, `accept_ra`): where it
-    /// did, it is told to go on.
+    /// did, it is told to go on, but not on devices that come later or are a machine's.
     static func requireForwarding6(
         _ state: inout HostNetworkState, note: (HostNetworkState) throws(HostNetworkError) -> Void
     ) throws(HostNetworkError) {
         let all = "net/ipv6/conf/all/forwarding"
         guard read(all) == "0" else { return }
-        for device in (try? Files.list("\(root)/net/ipv6/conf"))?.sorted() ?? [] where device != "all" {
+        for device in (try? Files.list("\(root)/net/ipv6/conf"))?.sorted() ?? [] {
+            guard !["all", "default", "lo"].contains(device) else { continue }
             let path = "net/ipv6/conf/\(device)/accept_ra"
             if read(path) == "1" { try require(path, "2", &state, note: note) }
         }
         try require(all, "1", &state, note: note)
+    }
+
+    /// Has the host believe nothing that comes in on a device of ours: no router, no other way. Goes with the device.
+    static func distrust(_ device: String) throws(HostNetworkError) {
+        for path in [
+            "net/ipv6/conf/\(device)/accept_ra", "net/ipv6/conf/\(device)/accept_redirects",
+            "net/ipv4/conf/\(device)/accept_redirects",
+        ] where read(path) != nil { try write(path, "0") }
     }
 
     static var hasIPv6: Bool { read("net/ipv6/conf/all/disable_ipv6") == "0" }

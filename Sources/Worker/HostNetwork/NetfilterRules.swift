@@ -7,6 +7,8 @@ internal import Packet
 /// replaced whole, so that no packet sees half of them. Rules of others are not touched; what they drop stays dropped.
 struct NetfilterRules {
     static let table = "martlet"
+    /// Where EC2 keeps metadata for machines with IPv6.
+    private static let metadata6 = "fd00:ec2::254"
 
     let machines: [HostMachine]
     let bridge: HostBridge?
@@ -40,7 +42,8 @@ struct NetfilterRules {
         }
         var outgoing: [String] = []
         var raw: [String] = []
-        var forward = routed.map { "iifname \"\($0.device)\" ip daddr 169.254.0.0/16 drop" }
+        var forward = routed.map { drop("iifname \"\($0.device)\" ip daddr 169.254.0.0/16", "metadata") }
+        forward += routed.map { drop("iifname \"\($0.device)\" ip6 daddr \(Self.metadata6)", "metadata") }
         if let bridge {
             let name = HostBridge.name
             outgoing.append("oifname \"\(name)\" ip saddr 127.0.0.0/8 masquerade")
@@ -51,13 +54,14 @@ struct NetfilterRules {
                 outgoing.append("oifname != \"\(name)\" ip6 saddr \(subnet) masquerade")
             }
             // The bridge may carry answers to the host's loopback; nothing of a machine's begins there.
-            raw.append("iifname \"\(name)\" ip daddr 127.0.0.0/8 drop")
+            raw.append(drop("iifname \"\(name)\" ip daddr 127.0.0.0/8", "the host's loopback"))
             forward += [
-                "iifname \"\(name)\" ip daddr 169.254.0.0/16 drop",
+                drop("iifname \"\(name)\" ip daddr 169.254.0.0/16", "metadata"),
+                drop("iifname \"\(name)\" ip6 daddr \(Self.metadata6)", "metadata"),
                 "iifname \"\(name)\" accept",
                 "oifname \"\(name)\" ct state established,related accept",
                 "oifname \"\(name)\" ct status dnat accept",
-                "oifname \"\(name)\" drop",
+                drop("oifname \"\(name)\"", "not published"),
             ]
         }
         lines += chain("loopback", "type filter hook prerouting priority -310;", raw)
@@ -111,28 +115,35 @@ struct NetfilterRules {
     }
 
     private func rules(_ machine: HostMachine, inBridge: Bool) -> [String] {
-        var rules = ["ether saddr != \(machine.hardwareAddress) drop"]
         let local = machine.linkLocal
         let own6 = ([local] + (machine.address6.map { [$0] } ?? [])).map { "\($0)" }
+        var rules = [drop("ether saddr != \(machine.hardwareAddress)", "spoofed Ethernet address")]
         if let address = machine.address {
-            rules.append("ip saddr != \(address) drop")
+            rules.append(drop("ip saddr != \(address)", "spoofed IPv4 address"))
         } else {
-            rules.append(inBridge ? "ether type ip drop" : "meta nfproto ipv4 drop")
+            rules.append(drop(inBridge ? "ether type ip" : "meta nfproto ipv4", "IPv4 without an address"))
         }
-        rules.append("ip6 saddr != { ::, \(own6.joined(separator: ", ")) } drop")
+        rules += [
+            drop("ip6 saddr != { ::, \(own6.joined(separator: ", ")) }", "spoofed IPv6 address"),
+            // A host that takes advertisements would take these for its own router's.
+            drop("icmpv6 type { nd-router-advert, nd-redirect }", "router that is none"),
+            // Whose address an advertisement is of: 8 bytes into ICMPv6 (RFC 4861 §4.4), behind IPv6's 40.
+            drop(
+                "icmpv6 type nd-neighbor-advert @nh,384,128 != \(number(local))"
+                    + (machine.address6.map { " @nh,384,128 != \(number($0))" } ?? ""), "spoofed neighbour"),
+        ]
+        // What the host has of a routed machine's neighbours is set for good: ARP changes nothing.
         guard inBridge else { return rules }
         let address = machine.address ?? IPv4Address(0)
-        rules += [
-            "ether type != { ip, ip6, arp } drop",
-            "arp saddr ether != \(machine.hardwareAddress) drop",
-            "arp saddr ip != { 0.0.0.0, \(address) } drop",
-            "icmpv6 type { nd-router-advert, nd-redirect } drop",
-            // Whose address an advertisement is of: 8 bytes into ICMPv6 (RFC 4861 §4.4), behind IPv6's 40.
-            "icmpv6 type nd-neighbor-advert @nh,384,128 != \(number(local)) "
-                + (machine.address6.map { "@nh,384,128 != \(number($0)) " } ?? "") + "drop",
+        return rules + [
+            drop("ether type != { ip, ip6, arp }", "other protocol"),
+            drop("arp saddr ether != \(machine.hardwareAddress)", "spoofed ARP"),
+            drop("arp saddr ip != { 0.0.0.0, \(address) }", "spoofed ARP"),
         ]
-        return rules
     }
+
+    /// A rule that counts what it drops.
+    private func drop(_ match: String, _ reason: String) -> String { "\(match) counter drop comment \"\(reason)\"" }
 
     private func number(_ address: IPv6Address) -> String {
         func padded(_ half: UInt64) -> String {
