@@ -34,11 +34,15 @@ package struct NetworkDefinition: Equatable, Sendable {
     package static let reservedNames: Set<String> = ["none", "bridged", "routed"]
 
     /// Whether a text can name a network: 1 to 63 letters, digits, '_', '.', '-', a letter or digit first. It is also a
-    /// name in DNS, so that a machine is `NAME.NETWORK`.
+    /// name in DNS, so that a machine is `NAME.NETWORK`: something is between dots, and no '-' at its ends.
     package static func isName(_ text: String) -> Bool {
         let bytes = Array(text.utf8)
         guard let first = bytes.first, bytes.count <= 63, isAlphanumeric(first) else { return false }
-        return bytes.allSatisfy { isAlphanumeric($0) || [0x5F, 0x2E, 0x2D].contains($0) }
+        let (dot, hyphen) = (UInt8(ascii: "."), UInt8(ascii: "-"))
+        return bytes.split(separator: dot, omittingEmptySubsequences: false).allSatisfy { label in
+            !label.isEmpty && label.first != hyphen && label.last != hyphen
+                && label.allSatisfy { isAlphanumeric($0) || $0 == UInt8(ascii: "_") || $0 == hyphen }
+        }
     }
 
     private static func isAlphanumeric(_ byte: UInt8) -> Bool {
@@ -92,6 +96,9 @@ package struct NetworkDefinition: Equatable, Sendable {
         if subnet == nil && subnet6 == nil { return "a network needs a subnet of IPv4 or IPv6" }
         if let subnet {
             if subnet.length < 8 || subnet.length > 30 { return "the subnet \(subnet) is not between /8 and /30" }
+            if [0, 127].contains(subnet.network.value >> 24) || subnet.network.value >> 28 >= 0xE {
+                return "the addresses of \(subnet) are no machines'"
+            }
             guard let gateway else { return "the subnet \(subnet) needs a gateway" }
             if !subnet.contains(gateway) || gateway == subnet.network || gateway == subnet.broadcast {
                 return "the gateway \(gateway) is none of the addresses that \(subnet) has for machines"
@@ -99,6 +106,9 @@ package struct NetworkDefinition: Equatable, Sendable {
         }
         if let subnet6 {
             if subnet6.length != 64 { return "the subnet \(subnet6) is not a /64" }
+            if subnet6.network.isMulticast || subnet6.network.isLinkLocal || subnet6.network.high == 0 {
+                return "the addresses of \(subnet6) are no machines'"
+            }
             guard let gateway6 else { return "the subnet \(subnet6) needs a gateway" }
             if !subnet6.contains(gateway6) || gateway6 == subnet6.network {
                 return "the gateway \(gateway6) is not in \(subnet6)"

@@ -42,7 +42,7 @@ package struct NetworkChoice {
     /// Takes an option by its name; whether it is one of these.
     package mutating func take(_ name: String, _ value: String) -> Bool {
         switch name {
-        case "network", "net": networks.append(value)
+        case "network", "net": take(network: value)
         case "publish": published.append(value)
         case "ip": address = value
         case "ip6": address6 = value
@@ -55,6 +55,15 @@ package struct NetworkChoice {
         default: return false
         }
         return true
+    }
+
+    /// Takes a network's name, or what `host-access` is to be.
+    package mutating func take(network value: String) {
+        switch value {
+        case "host-access=on": hasHostAccess = true
+        case "host-access=off": hasHostAccess = false
+        default: networks.append(value)
+        }
     }
 
     /// The options again, for the same command in the emulated host.
@@ -250,6 +259,7 @@ extension NetworkWish {
         }
         result.egress = first.egress
         result.isEgressAudited = first.isEgressAudited
+        result.hasHostAccess = first.hasHostAccess
         return result
     }
 

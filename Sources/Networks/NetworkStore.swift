@@ -68,8 +68,8 @@ package struct NetworkStore: Sendable {
     ) throws(NetworkError) -> NetworkDefinition {
         guard NetworkDefinition.isName(wish.name) else {
             throw .invalid(
-                "'\(wish.name)' is not a network's name: 1 to 63 letters, digits, '_', '.', '-', a letter or digit first"
-            )
+                "'\(wish.name)' is not a network's name: 1 to 63 letters, digits, '_', '.', '-', a letter or digit first, "
+                    + "no '-' at the end and none beside a '.'")
         }
         guard !NetworkDefinition.reservedNames.contains(wish.name) else {
             throw .invalid("'\(wish.name)' says something else to --network: choose another name")

@@ -10,7 +10,7 @@ struct NetworkOptions: ParsableArguments {
         help: ArgumentHelp(
             """
             Connect the container to this network (default: the network default), also to several, or to none; bridged, \
-            routed or tap=DEVICE: the host's.
+            routed or tap=DEVICE: the host's. host-access=on: as --host-access.
             """,
             valueName: "name"))
     var network: [String] = []
@@ -38,7 +38,8 @@ struct NetworkOptions: ParsableArguments {
 
     var choice: NetworkChoice {
         var choice = NetworkChoice()
-        choice.networks = network
+        choice.hasHostAccess = hostAccess
+        for value in network { choice.take(network: value) }
         choice.published = publish
         addresses.apply(to: &choice)
         choice.nameServers = dns
@@ -47,7 +48,6 @@ struct NetworkOptions: ParsableArguments {
         choice.aliases = networkAlias
         choice.egress = egress
         choice.isEgressAudited = egressAudit
-        choice.hasHostAccess = hostAccess
         return choice
     }
 }

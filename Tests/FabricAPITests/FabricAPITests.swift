@@ -93,6 +93,9 @@ import Wire
     @Test(arguments: [
         ("subnet", JSON("10.88.0.0/31")), ("subnet", "10.88.0.0/4"), ("gateway", "10.89.0.1"), ("gateway", "10.88.0.0"),
         ("gateway", "10.88.255.255"), ("subnet6", "fd00::/48"), ("gateway6", "fd00::1"), ("name", "-a"), ("name", ""),
+        ("name", "web-"), ("name", "a..b"), ("name", "a."), ("name", "a.-b"), ("name", "a-.b"),
+        ("subnet", "127.0.0.0/24"), ("subnet", "0.0.0.0/8"), ("subnet", "224.0.0.0/24"), ("subnet6", "fe80::/64"),
+        ("subnet6", "ff02::/64"), ("subnet6", "::/64"),
         ("mtu", 1000), ("mtu", 70000), ("version", 2), ("colour", "red"),
     ])
     func namesWhatIsWrong(field: String, value: JSON) throws {

@@ -13,6 +13,7 @@ package struct NetworkPreferences: Equatable, Sendable {
     var hosts: [String] = []
     var egress: [EgressRule] = []
     var isEgressAudited = false
+    var hasHostAccess = false
 
     package init(_ wishes: [NetworkWish]) {
         nameServers = wishes.first { !$0.nameServers.isEmpty }?.nameServers ?? []
@@ -20,6 +21,7 @@ package struct NetworkPreferences: Equatable, Sendable {
         hosts = wishes.flatMap(\.hosts)
         egress = wishes.first?.egress ?? []
         isEgressAudited = wishes.first?.isEgressAudited ?? false
+        hasHostAccess = wishes.first?.hasHostAccess ?? false
     }
 }
 

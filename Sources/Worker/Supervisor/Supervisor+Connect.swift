@@ -110,6 +110,7 @@ extension Supervisor {
         // What the machine may reach outside does not depend on the way that it takes.
         wish.egress = preferences.egress
         wish.isEgressAudited = preferences.isEgressAudited
+        wish.hasHostAccess = preferences.hasHostAccess
         return wish
     }
 
