@@ -5,7 +5,7 @@ import Testing
 
 extension EndToEnd {
     /// Machines under load are paused, saved, restored, forked, saved live and as diffs. Their guest knows what its
-    /// memory, its vector registers, its disk and its clock have to be, and says so when they are not.
+    /// memory, its vector registers, its disk, its streams and its clock have to be, and says so when they are not.
     @Suite(.serialized) struct MachineLives {
         /// The guest as an initrd, made once.
         private static let initrd = Result {
@@ -74,10 +74,10 @@ extension EndToEnd {
         @Test(arguments: [(1, 1, "-"), (2, 2, "-"), (2, 3, "disk")])
         func ordealsAtRandomPoints(vcpus: Int, seed: Int, disk: String) throws {
             let text = try live(
-                "boot V until ready torture \(seed) 60 \(disk) lines 2", vcpus: vcpus, mebibytes: 64,
+                "boot V until ready torture \(seed) 60 \(disk) until stream lines 2", vcpus: vcpus, mebibytes: 64,
                 more: disk == "-"
                     ? "" : #", "drives": [{"drive_id": "d", "is_root_device": false, "path_on_host": "disk"}]"#,
-                arguments: disk == "-" ? "work=2" : "work=2 disk=/dev/vda")
+                arguments: disk == "-" ? "work=2 stream=1" : "work=2 stream=1 disk=/dev/vda")
             #expect(text.contains("ordeals, seed \(seed)"), "\(text)")
         }
 

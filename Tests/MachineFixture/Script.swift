@@ -103,14 +103,21 @@ final class Script {
         return "\(exit)"
     }
 
-    /// Forks; each child writes three lines of its console with its number, and ends.
+    /// Forks; each child writes three lines of its console with its number, and ends. It has copies of the disks.
     func fork(_ count: Int) throws -> String {
         var children: [MachineOverrides] = []
         let consoles = try (0..<count).map { _ in try Console() }
+        var copies: [String] = []
         for console in consoles {
             var child = MachineOverrides()
             child.serial = Serial(outputPath: console.path)
             if try running().configuration.vsock != nil { child.vsockPath = "\(console.path).vsock" }
+            for drive in try running().configuration.drives where !drive.isReadOnly {
+                let copy = "\(console.path).\(drive.identifier)"
+                child.drives.append(
+                    MachineOverrides.Drive(identifier: drive.identifier, content: .path(copy), isCopied: true))
+                copies.append(copy)
+            }
             children.append(child)
         }
         let observer = observer()
@@ -139,6 +146,7 @@ final class Script {
         }
         // Each child that was made has its own open.
         for console in consoles { console.remove() }
+        for copy in copies { Files.remove(copy) }
         return "\(report)"
     }
 

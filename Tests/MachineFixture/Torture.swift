@@ -31,6 +31,8 @@ extension Script {
         var random = SeededGenerator(seed)
         var counts: [Ordeal: Int] = [:]
         var kept: (files: SnapshotFiles, disk: String?)?
+        let fullDisk = try FullDisk()
+        defer { fullDisk.remove() }
         let descriptorCount = try Files.list("/proc/self/fd").count
         for round in 0..<rounds {
             let ordeal = Ordeal.allCases.randomElement(using: &random) ?? .pause
@@ -58,6 +60,8 @@ extension Script {
                 }
                 usleep(UInt32.random(in: 0..<50_000, using: &random))
                 try running().pause()
+                // One that fails takes nothing away from the next.
+                if Bool.random(using: &random) { try failToSave(in: fullDisk) }
                 try running().createSnapshot(state: "diff.s", memory: "diff.m", kind: .diff, isDurable: false)
                 let copy = try disk.map { try duplicate($0, to: "diff.d") }
                 let whole = SnapshotFiles(state: "whole.s", memory: "whole.m")
@@ -71,7 +75,6 @@ extension Script {
                 try running().pause()
                 try goOn(from: kept.files, disk: disk, copy: kept.disk)
             case .fork:
-                guard disk == nil else { continue }
                 let outcomes = try fork(1)
                 guard outcomes.contains("made") else { throw ScriptError(description: "no child: \(outcomes)") }
             }
@@ -96,6 +99,19 @@ extension Script {
         return try disk.map { try duplicate($0, to: "\(name).d") }
     }
 
+    private func failToSave(in fullDisk: FullDisk) throws {
+        do {
+            try running().createSnapshot(
+                state: "\(fullDisk.path)/s", memory: "\(fullDisk.path)/m", kind: .diff, isDurable: false)
+        } catch {
+            guard try Files.list(fullDisk.path).isEmpty else {
+                throw ScriptError(description: "\(error): something is left of what failed")
+            }
+            return
+        }
+        throw ScriptError(description: "a diff was saved on a full disk")
+    }
+
     private func duplicate(_ path: String, to copy: String) throws -> String {
         try Files.writeAtomically(try Files.read(path, limit: 64 << 20), to: copy)
         return copy
@@ -108,4 +124,16 @@ extension Script {
         try restore(files, tracksDirtyPages: true)
         try running().resume()
     }
+}
+
+/// A file system with room for the beginning of a snapshot.
+private struct FullDisk {
+    let path = "full"
+
+    init() throws {
+        try Files.makeDirectories(path)
+        guard mount("none", path, "tmpfs", 0, "size=64k") == 0 else { throw SystemError("mount", path) }
+    }
+
+    func remove() { _ = umount2(path, Int32(MNT_DETACH)) }
 }

@@ -2,19 +2,24 @@
 //
 // A guest that notices when it is not what it was: PID 1 of the machines that are paused, saved, restored and forked in
 // tests. One process a CPU works on memory and registers whose contents it can foretell; the first one prints a line
-// now and then. What does not match is a line that begins with FAULT.
+// now and then; `stream` has two more talk over TCP, `disk` one use that. What does not match is a line that begins with
+// FAULT.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/random.h>
 #include <sys/reboot.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -115,6 +120,47 @@ static void use_disk(const char *path) {
     }
 }
 
+// A byte's value by its place in a stream.
+static void expect(unsigned char *bytes, size_t count, uint64_t place) {
+    for (size_t i = 0; i < count; i++) bytes[i] = (unsigned char)mix((place + i) >> 3 ^ (place + i));
+}
+
+// Says what has come on a connection, in the order in which it must come.
+static void receive_stream(int connection) {
+    static unsigned char got[16384], wanted[sizeof got];
+    for (uint64_t place = 0;;) {
+        ssize_t count = read(connection, got, sizeof got);
+        if (count <= 0) return say("FAULT stream ends after %llu: %llu\n", place, (unsigned)errno, 0);
+        expect(wanted, (size_t)count, place);
+        if (memcmp(got, wanted, (size_t)count) != 0) return say("FAULT stream, within %llu\n", place, 0, 0);
+        if (place >> 20 != (place + (uint64_t)count) >> 20) say("stream %llu MiB\n", (place + (uint64_t)count) >> 20, 0, 0);
+        place += (uint64_t)count;
+    }
+}
+
+// TCP over loopback: its window, its timers and what is on its way are the kernel's state.
+static void use_stream(void) {
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    ioctl(listener, SIOCSIFFLAGS, &request);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(7), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 1) != 0)
+        return say("FAULT no listener: %llu\n", (unsigned)errno, 0, 0);
+    if (fork() == 0) receive_stream(accept(listener, NULL, NULL)), _exit(0);
+    int connection = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(connection, (struct sockaddr *)&address, sizeof address) != 0)
+        return say("FAULT no connection: %llu\n", (unsigned)errno, 0, 0);
+    static unsigned char bytes[5000];
+    for (uint64_t place = 0;;) {
+        expect(bytes, sizeof bytes, place);
+        ssize_t count = write(connection, bytes, sizeof bytes);
+        if (count <= 0) return say("FAULT stream is refused after %llu: %llu\n", place, (unsigned)errno, 0);
+        place += (uint64_t)count;
+        // Something is on its way all the time, and there is room for the others.
+        if (place % 65536 < sizeof bytes) usleep(1000);
+    }
+}
+
 // `bind=N` on the kernel's command line: the virtio driver looks at slot N again, once a second.
 static void bind_slot(const char *name) {
     for (;;) {
@@ -152,6 +198,7 @@ int main(void) {
     int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
     for (int cpu = 0; cpu < cpus && bytes > 0; cpu++)
         if (fork() == 0) work(shared, cpu, bytes), _exit(0);
+    if (option("stream") && fork() == 0) use_stream(), _exit(0);
     const char *disk = option("disk");
     if (disk && fork() == 0) use_disk(disk), _exit(0);
     const char *slot = option("bind");
@@ -165,6 +212,9 @@ int main(void) {
         ssize_t got = getrandom(&random, sizeof random, 0);
         (void)got;
         say("tick %llu rounds %llu random %llx\n", tick, least, random);
+        uint64_t before = nanoseconds(CLOCK_MONOTONIC);
         usleep(50000);
+        uint64_t slept = nanoseconds(CLOCK_MONOTONIC) - before;
+        if (slept < 50000000) say("FAULT a timer of 50 ms took %llu ns\n", slept, 0, 0);
     }
 }
