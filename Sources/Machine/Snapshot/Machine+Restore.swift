@@ -18,7 +18,8 @@ extension Machine {
         guard state.kind == .full else {
             throw .configuration(
                 field: "snapshot_path",
-                problem: "\(request.state) is a diff: join it with the snapshots before it first")
+                problem: "\(request.state) is a diff, which has only what was written since the snapshot before it: "
+                    + "load one that was written over the memory file of that snapshot, which has both")
         }
         try request.overrides.checkDescriptors(of: state.configuration)
         var configuration = try request.overrides.apply(to: state.configuration)

@@ -12,6 +12,9 @@ extension Machine {
     /// Both files are written under other names first and renamed when all of their bytes are on the disk, the state
     /// last: whoever sees a state file of this snapshot sees all of it. A file that was there under either name, this
     /// very machine's memory file included, is not changed but replaced.
+    ///
+    /// What comes of a diff is a full snapshot wherever all of the memory is at hand: where there is no snapshot that it
+    /// could go on from, and where the file that it replaces is that one's memory.
     /// - Parameters:
     ///   - tracksAfterwards: whether writes are recorded from here on, so that the next diff has these alone; nil
     ///     leaves that as it is.
@@ -48,20 +51,7 @@ extension Machine {
         // Also for a full snapshot: the next diff goes on from there.
         if history.isTracked { try collectWrites(&history, devices: true) }
         do throws(SystemError) {
-            // What a guest has in its memory is for its owner alone.
-            let file = try Descriptor.open(drafts.memoryDraft, .createNew, permissions: 0o600)
-            var writer = MemoryWriter(memory, source: memorySource, to: file)
-            switch kind {
-            case .full: try writer.writeAll()
-            case .diff:
-                if history.isTracked, let last = history.last {
-                    (state.parent, state.memoryParts) = (last, history.written.ranges)
-                } else {
-                    (state.parent, state.memoryParts) = (memoryBase?.identifier, try writer.touched())
-                }
-                try writer.write(state.memoryParts)
-            }
-            _ = try writer.finish(MemoryFile.trailer(state), isDurable: isDurable)
+            try drafts.writeMemory(memory, memorySource, history, for: &state, isDurable: isDurable)
         } catch {
             throw .system("the memory file", error)
         }
@@ -88,35 +78,5 @@ extension Machine {
         } catch {
             throw .kvm(error)
         }
-    }
-}
-
-/// A snapshot's files while they are written, under names of their own.
-struct SnapshotDrafts {
-    let statePath: String
-    let memoryPath: String
-    let stateDraft: String
-    let memoryDraft: String
-
-    init(state: String, memory: String) {
-        let suffix = Files.draftSuffix()
-        (statePath, memoryPath) = (state, memory)
-        (stateDraft, memoryDraft) = (state + suffix, memory + suffix)
-    }
-
-    /// The memory's draft being whole, writes the state and gives both their names, the state last.
-    func finish(_ state: MachineState, isDurable: Bool) throws(MachineError) {
-        try system("the state file") { () throws(SystemError) in
-            let file = try Descriptor.open(stateDraft, .createNew, permissions: 0o600)
-            try file.writeAll(state.encoded())
-            if isDurable { try file.synchronizeData() }
-            try Files.rename(memoryDraft, to: memoryPath)
-            try Files.rename(stateDraft, to: statePath)
-        }
-    }
-
-    func remove() {
-        Files.remove(memoryDraft)
-        Files.remove(stateDraft)
     }
 }
