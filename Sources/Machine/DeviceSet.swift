@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-internal import CLinux
 internal import Glibc
 internal import MachineAPI
 internal import Platform
@@ -117,7 +116,7 @@ struct DeviceSet: Sendable {
 
     /// The machine has ended: what is still in buffers is written, and files that were made go.
     func finish() {
-        ports.serial.flush()
+        ports.serial.finish()
         vsockFile?.remove()
     }
 
@@ -126,12 +125,13 @@ struct DeviceSet: Sendable {
     private static func openConsole(_ serial: Serial) throws(MachineError) -> SharedDescriptor {
         guard let path = serial.outputPath else {
             return try system("the standard output") { () throws(SystemError) in
-                let copy = clinux_fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3)
-                guard copy >= 0 else { throw SystemError("fcntl", "standard output") }
-                return SharedDescriptor(Descriptor(owning: copy))
+                SharedDescriptor(try ConsoleOutput.standard())
             }
         }
-        return SharedDescriptor(try open(path, .append, "serial.serial_out_path"))
+        do throws(SystemError) { return SharedDescriptor(try ConsoleOutput.file(path)) } catch {
+            throw .configuration(
+                field: "serial.serial_out_path", problem: "cannot open \(path): \(error.reason)")
+        }
     }
 
     // MARK: - Disks
@@ -272,14 +272,6 @@ struct DeviceSet: Sendable {
     }
 
     // MARK: - Errors
-
-    private static func open(_ path: String, _ mode: OpenMode, _ field: String) throws(MachineError) -> Descriptor {
-        do throws(SystemError) {
-            return try Descriptor.open(path, mode)
-        } catch {
-            throw .configuration(field: field, problem: "cannot open \(path): \(error.reason)")
-        }
-    }
 
     private static func device<Result>(
         _ field: String, _ body: () throws(DeviceError) -> Result

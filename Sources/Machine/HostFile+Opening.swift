@@ -64,7 +64,9 @@ extension HostFile {
     func open(isReadOnly: Bool, _ field: String) throws(MachineError) -> Descriptor {
         switch self {
         case .path(let path):
-            do throws(SystemError) { return try Descriptor.open(path, isReadOnly ? .readOnly : .readWrite) } catch {
+            // Non-blocking: a named pipe without a writer is not waited for. Of files and block devices it changes nothing.
+            let mode: OpenMode = isReadOnly ? .readOnly : .readWrite
+            do throws(SystemError) { return try Descriptor.open(path, mode.nonBlocking) } catch {
                 throw .configuration(field: field, problem: "cannot open \(path): \(error.reason)")
             }
         case .descriptor(let number):

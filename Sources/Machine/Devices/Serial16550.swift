@@ -15,6 +15,9 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
     package static let interruptLine: UInt32 = 4
     /// In bytes.
     package static let bufferSize = 64 * 1024
+    /// PIPE_BUF.
+    private static let pipeBufferSize = 4096
+    private static let lastWaitInNanoseconds: UInt64 = 1_000_000_000
 
     private struct Contents {
         var registers = UARTRegisters()
@@ -48,6 +51,8 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
     private let contents = Mutex(Contents())
     private let pending: EventCounter
     private let sink: SharedDescriptor?
+    /// The sink is asked before each write whether that would wait.
+    private let sinkMayWait: Bool
     private let source: SharedDescriptor?
 
     // The loop thread's.
@@ -61,7 +66,7 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
     private var attachedLoop: DeviceLoop?
 
     /// - Parameters:
-    ///   - sink: where the guest's output goes, non-blocking unless it is a file; nil: nowhere.
+    ///   - sink: where the guest's output goes, and nobody else's; nil: nowhere.
     ///   - source: where the guest's input comes from; nil: nowhere.
     ///   - limit: of the bytes that the guest writes; others are dropped and counted.
     package init(
@@ -70,6 +75,7 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
         interrupt = try EventCounter()
         pending = try EventCounter()
         self.sink = sink
+        sinkMayWait = sink.map { ConsoleOutput.mayWait($0.descriptor) } ?? false
         if let source, source === sink {
             // Each is watched by itself, which epoll does once a descriptor.
             self.source = SharedDescriptor(try source.descriptor.duplicate())
@@ -149,12 +155,15 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
         }
     }
 
-    /// Writes what there is, for the end of the machine: after the loop has ended, on any thread.
-    package func flush() {
-        writeOut()
-    }
+    /// Writes what there is and the sink takes, while the loop stands still.
+    package func flush() { writeOut() }
 
-    private func writeOut() {
+    /// Writes what is left at the end of the machine, after the loop has ended, on any thread. A sink that is full has a
+    /// second; what it has not taken by then is dropped.
+    package func finish() { writeOut(until: monotonicNanoseconds() + Self.lastWaitInNanoseconds) }
+
+    /// - Parameter deadline: so long a full sink is waited for here; nil: not at all, but by the loop.
+    private func writeOut(until deadline: UInt64? = nil) {
         while true {
             if written == writing.count {
                 writing.removeAll(keepingCapacity: true)
@@ -166,16 +175,18 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
                 written = writing.count
                 continue
             }
-            let count = unsafe writing.withUnsafeBytes { bytes in
-                let rest = unsafe UnsafeRawBufferPointer(rebasing: bytes[written...])
-                return retryingInterrupts { unsafe Glibc.write(fd, rest.baseAddress, rest.count) }
-            }
-            if count >= 0 {
-                written += count
-            } else if clinux_errno() == EAGAIN {
+            switch write(to: fd) {
+            case .taken(let count): written += count
+            case .full:
+                let now = monotonicNanoseconds()
+                if let deadline, now < deadline,
+                    ConsoleOutput.isWritable(fd, withinMilliseconds: Int32((deadline - now) / 1_000_000 + 1))
+                {
+                    continue
+                }
                 waitForSink(fd)
                 return
-            } else {
+            case .failed:
                 // Nobody reads the console any more: the guest is not to notice.
                 sinkHasFailed = true
             }
@@ -184,6 +195,28 @@ package final class Serial16550: PortDevice, @unchecked Sendable {
             attachedLoop?.deregister(registration)
             sinkRegistration = nil
         }
+    }
+
+    private enum Progress {
+        case taken(Int)
+        case full
+        case failed
+    }
+
+    /// Writes as much as the sink takes at once.
+    private func write(to fd: Int32) -> Progress {
+        var limit = writing.count - written
+        if sinkMayWait {
+            guard ConsoleOutput.isWritable(fd) else { return .full }
+            // What can be written to takes this much, whole (pipe(7)).
+            limit = min(limit, Self.pipeBufferSize)
+        }
+        let count = unsafe writing.withUnsafeBytes { bytes in
+            let rest = unsafe UnsafeRawBufferPointer(rebasing: bytes[written..<written + limit])
+            return retryingInterrupts { unsafe Glibc.write(fd, rest.baseAddress, rest.count) }
+        }
+        if count >= 0 { return .taken(count) }
+        return clinux_errno() == EAGAIN ? .full : .failed
     }
 
     private func waitForSink(_ fd: Int32) {
