@@ -80,6 +80,10 @@ enum ForkedMonitor {
 
     // MARK: - Parts
 
+    /// How long whoever looks after a child may take to send it each descriptor, in milliseconds: less than its parent
+    /// waits for it, so that the child says what is missing.
+    private static let handingLimit: Int32 = 20_000
+
     private static func attempt<Result: ~Copyable>(
         _ purpose: String, _ body: () throws(SystemError) -> Result
     ) throws(MachineError) -> Result {
@@ -90,14 +94,16 @@ enum ForkedMonitor {
         let targets = [("stdin", nil), ("stdout_path", order.outputPath), ("stderr_path", order.errorsPath)]
         for (stream, (name, path)) in targets.enumerated() {
             try attempt(name) { () throws(SystemError) in
+                // A named pipe without a reader is not waited for, nor one whose reader has stopped.
                 let file = try Descriptor.open(
-                    path ?? "/dev/null", path == nil ? .readWrite : .append, permissions: 0o600)
+                    path ?? "/dev/null", path == nil ? .readWrite : .appendOrPipe, permissions: 0o600)
                 try ForkedProcess.replace(Int32(stream), by: file)
             }
         }
     }
 
-    /// The connection to whoever looks after the child: its events go there, and when it ends, the child does.
+    /// The connection to whoever looks after the child: its events go there, and when it ends, the child does. One who
+    /// takes no connections is waited for until the parent's patience is at its end (`Machine.fork`).
     private static func connect(_ order: ForkChild) throws(MachineError) -> Descriptor? {
         guard let path = order.supervisorPath else { return nil }
         return try attempt("supervisor_sock") { () throws(SystemError) in try UnixSocket.connect(to: path) }
@@ -110,6 +116,11 @@ enum ForkedMonitor {
     ) throws(MachineError) -> [String: Int32] {
         var handed: [String: Int32] = [:]
         for interface in order.handedInterfaces {
+            guard isReadable(connection, withinMilliseconds: handingLimit) else {
+                throw .configuration(
+                    field: "supervisor_interfaces",
+                    problem: "no descriptor came for \(interface.identifier) within \(handingLimit / 1000) s")
+            }
             guard let came = try receive(connection) else {
                 throw .configuration(
                     field: "supervisor_interfaces", problem: "no descriptor came for \(interface.identifier)")
@@ -142,11 +153,22 @@ enum ForkedMonitor {
     /// Whether the other end of a connection is gone.
     private static func isLost(_ connection: borrowing Descriptor?) -> Bool {
         switch connection {
-        case .some(let connection):
-            var entry = pollfd(fd: connection.raw, events: 0, revents: 0)
-            return unsafe poll(&entry, 1, 0) > 0
-        case .none: return false
+        case .some(let connection): poll(connection.raw, 0, withinMilliseconds: 0)
+        case .none: false
         }
+    }
+
+    /// Whether something comes in time; that there is no connection, or no more of it, comes at once.
+    private static func isReadable(_ connection: borrowing Descriptor?, withinMilliseconds limit: Int32) -> Bool {
+        switch connection {
+        case .some(let connection): poll(connection.raw, Int16(POLLIN), withinMilliseconds: limit)
+        case .none: true
+        }
+    }
+
+    private static func poll(_ raw: Int32, _ events: Int16, withinMilliseconds limit: Int32) -> Bool {
+        var entry = pollfd(fd: raw, events: events, revents: 0)
+        return retryingInterrupts { unsafe Glibc.poll(&entry, 1, limit) } > 0
     }
 
     private static func openLog(_ order: ForkChild, _ settings: Logger) throws(MachineError) -> MessageLog {

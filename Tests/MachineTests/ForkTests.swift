@@ -41,6 +41,36 @@ import Wire
     }
 }
 
+@Suite struct ForkChannelTests {
+    /// A child that neither gets its machine nor ends is not waited for for ever, and is gone then; those that have said
+    /// what came of them stay as they are.
+    @Test func whoeverSaysNothingIsKilled() throws {
+        let channel = try ForkChannel()
+        // The children have the pipe, as of a fork's; and end by themselves where the test fails.
+        let silent = clinux_fork()
+        if silent == 0 {
+            alarm(60)
+            while true { pause() }
+        }
+        let other = clinux_fork()
+        if other == 0 { _exit(0) }
+        let outcomes = channel.outcomes(
+            of: [
+                ForkedProcessNumber(process: silent, code: 0), ForkedProcessNumber(process: other, code: 0),
+                ForkedProcessNumber(process: -1, code: EAGAIN),
+            ], silenceLimit: 300)
+        guard case .failed(let reason) = outcomes[0] else {
+            Issue.record("\(outcomes)")
+            return
+        }
+        #expect(reason.contains("was killed"))
+        #expect(outcomes[1] == .failed("the child ended before it had its machine"))
+        var code: Int32 = 0
+        var signaled = false
+        #expect(unsafe clinux_wait(silent, false, &code, &signaled) == 1 && signaled && code == SIGKILL)
+    }
+}
+
 /// What the forks of a machine write first, in memory that they share.
 @Suite struct ForkWorkingSetTests {
     private static let size: UInt64 = 256 << 20

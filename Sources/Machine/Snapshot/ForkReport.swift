@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import CLinux
 internal import Glibc
 internal import Platform
 internal import Wire
@@ -106,8 +107,13 @@ final class ForkChannel: @unchecked Sendable {
 
     // MARK: - In the parent
 
-    /// Lets the children go, and waits until each has its machine or has ended.
-    func outcomes(of processes: [ForkedProcessNumber]) -> [ForkOutcome] {
+    /// How long all children may say nothing, in milliseconds. Each that has its machine, or none, says so; they need
+    /// seconds where hundreds are made on a busy host.
+    static let silenceLimit: Int32 = 60_000
+
+    /// Lets the children go, and waits until each has its machine or has ended. Those from which nothing comes, nor from
+    /// any other, for `silenceLimit` milliseconds are killed.
+    func outcomes(of processes: [ForkedProcessNumber], silenceLimit: Int32 = silenceLimit) -> [ForkOutcome] {
         gate = nil
         var outcomes = processes.map { number in
             ForkOutcome.failed(
@@ -116,12 +122,48 @@ final class ForkChannel: @unchecked Sendable {
         }
         guard let reports = reports.take() else { return outcomes }
         reports.writing.close()
-        let limit = (Self.textLimit + 7) * processes.count
-        guard let bytes = try? reports.reading.readAll(limit: limit) else { return outcomes }
+        let (bytes, isWhole) = Self.read(reports.reading, (Self.textLimit + 7) * processes.count, silenceLimit)
+        var told: Set<Int> = []
         for (index, failure) in Self.records(bytes) where processes.indices.contains(index) {
             outcomes[index] = failure.map { .failed($0) } ?? .made(process: processes[index].process)
+            told.insert(index)
+        }
+        guard !isWhole else { return outcomes }
+        for (index, number) in processes.enumerated() where !told.contains(index) && number.process > 0 {
+            guard Self.kill(number.process) else { continue }
+            outcomes[index] = .failed(
+                "it had no machine after \(silenceLimit / 1000) s in which no other got one either, and was killed: does "
+                    + "what it connects to take connections, and is what it opens there?")
         }
         return outcomes
+    }
+
+    /// Reads to the end, which comes when no child has the pipe any more; or until nothing came for so long, or more than
+    /// there can be.
+    /// - Returns: what came, and whether the end was reached.
+    private static func read(
+        _ pipe: borrowing Descriptor, _ limit: Int, _ silence: Int32
+    ) -> (bytes: [UInt8], isWhole: Bool) {
+        var bytes: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 4096)
+        let raw = pipe.raw
+        while bytes.count <= limit {
+            var entry = pollfd(fd: raw, events: Int16(POLLIN), revents: 0)
+            guard retryingInterrupts({ unsafe poll(&entry, 1, silence) }) > 0 else { return (bytes, false) }
+            let count = unsafe chunk.withUnsafeMutableBytes { space in
+                retryingInterrupts { unsafe Glibc.read(raw, space.baseAddress, space.count) }
+            }
+            guard count > 0 else { return (bytes, count == 0) }
+            bytes += chunk[..<count]
+        }
+        return (bytes, false)
+    }
+
+    /// Kills a child, if it is still there: another process that has its number by now is no child of this one.
+    private static func kill(_ process: Int32) -> Bool {
+        var (code, signaled): (Int32, Bool) = (0, false)
+        guard unsafe clinux_wait(process, true, &code, &signaled) == 0 else { return false }
+        return Glibc.kill(process, SIGKILL) == 0
     }
 
     /// Records of a pipe's bytes; what is not whole at the end is left out.
