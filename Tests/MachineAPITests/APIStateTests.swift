@@ -228,6 +228,26 @@ extension HTTPResponse {
                 + "tap0. Check our documentation on setting up the network devices.")
     }
 
+    /// The order of the disks is that in which the guest sees them.
+    @Test func theRootDeviceComesFirst() throws {
+        var player = Player()
+        func put(_ name: String, isRoot: Bool = false, _ path: String = "/d") throws -> [String] {
+            let body = #"{"drive_id":"\#(name)","is_root_device":\#(isRoot),"path_on_host":"\#(path)"}"#
+            #expect(try player.send(.put, "/drives/\(name)", body).status == .noContent)
+            return player.state.configuration.drives.map(\.identifier)
+        }
+        #expect(try put("a") == ["a"])
+        #expect(try put("b") == ["a", "b"])
+        #expect(try put("r", isRoot: true) == ["r", "a", "b"])
+        // What is there already keeps its place.
+        #expect(try put("r", isRoot: true, "/other") == ["r", "a", "b"])
+        #expect(try put("a", "/other") == ["r", "a", "b"])
+        #expect(try put("c") == ["r", "a", "b", "c"])
+        // Another one becomes the root device.
+        _ = try put("r")
+        #expect(try put("b", isRoot: true) == ["b", "a", "r", "c"])
+    }
+
     @Test func failuresChangeNothing() throws {
         var player = Player()
         player.failing = "The kernel file cannot be opened: No such file or directory (os error 2)"

@@ -344,16 +344,15 @@ package struct APIState: Equatable, Sendable {
         return fault("Load snapshot error: Failed to restore from snapshot: \(problem)")
     }
 
-    /// Puts a drive in the place of the one of its name, or behind the others; the root device comes first.
+    /// Puts a drive in the place of the one of its name; a new one behind the others, or before them if it is the root
+    /// device. One that becomes the root device changes places with the first. The order is what the guest sees.
     private mutating func insert(_ drive: Drive) {
-        var place = configuration.drives.firstIndex { $0.identifier == drive.identifier }
-        if let place {
+        if let place = configuration.drives.firstIndex(where: { $0.identifier == drive.identifier }) {
             configuration.drives[place] = drive
+            if drive.isRootDevice { configuration.drives.swapAt(0, place) }
         } else {
-            place = configuration.drives.count
-            configuration.drives.append(drive)
+            configuration.drives.insert(drive, at: drive.isRootDevice ? 0 : configuration.drives.count)
         }
-        if drive.isRootDevice, let place { configuration.drives.swapAt(0, place) }
     }
 
     // MARK: - Answers
