@@ -91,9 +91,7 @@ package final class Machine: @unchecked Sendable {
         memorySource = source
         life = Mutex(
             MachineLife(
-                history: MemoryHistory(
-                    last: nil, written: PageSet(byteCount: memory.byteCount),
-                    isTracked: configuration.machine.tracksDirtyPages)))
+                history: MemoryHistory(of: memory, isTracked: configuration.machine.tracksDirtyPages)))
         abilities = host.abilities
         let settings = configuration.machine
         let loop = try system("the device loop") { () throws(SystemError) in

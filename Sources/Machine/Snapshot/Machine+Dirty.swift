@@ -17,6 +17,39 @@ struct MemoryHistory: Sendable {
     var written: PageSet
     /// Whether KVM and the devices note what they write.
     var isTracked: Bool
+
+    /// That of a machine that was just made.
+    /// - Parameter isTracked: the devices note what they write from here on, whatever the memory's machine before did;
+    ///   KVM is told by whoever gives it the memory.
+    init(of memory: GuestMemory, isTracked: Bool) {
+        memory.trackWrites(isTracked)
+        written = PageSet(byteCount: memory.byteCount)
+        self.isTracked = isTracked
+    }
+
+    /// Moves what KVM has noted here, and what the devices have if they stand still. A failure loses nothing: what was
+    /// taken from KVM before it is here.
+    /// - Parameter take: gives a region's bits, by the number of its slot; they are clear in KVM afterwards.
+    /// - Returns: what was new.
+    mutating func collect(
+        from memory: GuestMemory, devices: Bool,
+        take: (_ slot: UInt32, _ pageCount: Int) throws(KVMError) -> [UInt64]
+    ) throws(KVMError) -> PageSet {
+        var fresh = PageSet(byteCount: memory.byteCount)
+        defer { written.formUnion(fresh) }
+        for (slot, region) in memory.regions.enumerated() {
+            let bits = try take(UInt32(slot), Int(region.count / PageSet.pageSize))
+            let first = Int(region.offset / PageSet.pageSize / 64)
+            for (index, word) in bits.enumerated() where word != 0 { fresh.insert(word, word: first + index) }
+        }
+        if devices, let pages = memory.dirtyPages {
+            for index in 0..<pages.wordCount {
+                let word = pages.take(word: index)
+                if word != 0 { fresh.insert(word, word: index) }
+            }
+        }
+        return fresh
+    }
 }
 
 extension Machine {
@@ -25,25 +58,13 @@ extension Machine {
     /// - Returns: what was new.
     @discardableResult
     func collectWrites(_ history: inout MemoryHistory, devices: Bool) throws(MachineError) -> PageSet {
-        var fresh = PageSet(byteCount: memory.byteCount)
         do throws(KVMError) {
-            for (slot, region) in memory.regions.enumerated() {
-                let bits = try vm.takeDirtyLog(
-                    slot: UInt32(slot), pageCount: Int(region.count / PageSet.pageSize))
-                let first = Int(region.offset / PageSet.pageSize / 64)
-                for (index, word) in bits.enumerated() where word != 0 { fresh.insert(word, word: first + index) }
+            return try history.collect(from: memory, devices: devices) { slot, pageCount throws(KVMError) in
+                try vm.takeDirtyLog(slot: slot, pageCount: pageCount)
             }
         } catch {
             throw .kvm(error)
         }
-        if devices, let pages = memory.dirtyPages {
-            for index in 0..<pages.wordCount {
-                let word = pages.take(word: index)
-                if word != 0 { fresh.insert(word, word: index) }
-            }
-        }
-        history.written.formUnion(fresh)
-        return fresh
     }
 
     /// Has KVM and the devices note what they write from now on, or no more; the machine stands still.
