@@ -38,9 +38,13 @@ extension Machine {
         child body: @escaping ForkBody
     ) throws(MachineError) -> ForkReport {
         var configurations: [MachineConfiguration] = []
-        for child in children {
+        var disks = DiskSharing()
+        try disks.add(configuration, name: "the machine itself")
+        for (index, child) in children.enumerated() {
             try checkSharing(child)
-            configurations.append(try child.apply(to: configuration))
+            let configuration = try child.apply(to: configuration)
+            try disks.add(configuration, name: "fork \(index + 1)")
+            configurations.append(configuration)
         }
         if memory.pageSize > 4096 { try HugePagePool.checkForks(children.count, of: memory) }
         let wanted = configurations
@@ -112,20 +116,14 @@ extension Machine {
         return ForkReport(pause: pause, outcomes: outcomes)
     }
 
-    /// Two machines that write to one disk would destroy it, and two behind one network back end take each other's
+    /// What is written to needs a disk of the child's own, and two machines behind one network back end take each other's
     /// frames.
     private func checkSharing(_ child: MachineOverrides) throws(MachineError) {
         for drive in configuration.drives where !drive.isReadOnly {
-            guard let override = child.drives.first(where: { $0.identifier == drive.identifier }) else {
+            guard child.drives.contains(where: { $0.identifier == drive.identifier }) else {
                 throw .configuration(
                     field: "drive_overrides",
                     problem: "the machine writes to the drive \(drive.identifier): each fork needs a file of its own")
-            }
-            if case .path(let path) = override.content, case .path(let own) = drive.content,
-                Files.isSame(path, own)
-            {
-                throw .configuration(
-                    field: "drive_overrides", problem: "\(path) is the file that the machine itself writes to")
             }
         }
         for interface in configuration.networkInterfaces {
