@@ -144,6 +144,8 @@ package final class Machine: @unchecked Sendable {
             }
             if case .saved(let state, let time) = origin {
                 try self.vm.restoreChipset(state.chipset, clock: state.chipset.clock &+ time.advanceInNanoseconds)
+                // Time has passed since it was saved, in which nothing of the guest ran: its watchdogs are not to mind.
+                for runner in runners { runner.vcpu.tellOfPause() }
             }
         }
         if saved != nil { try VMGeneration.announce(self.vm) }
