@@ -2,6 +2,7 @@
 
 import CLinux
 import Glibc
+import MachineAPI
 import Platform
 import TestSupport
 import Testing
@@ -68,6 +69,23 @@ import Wire
         var code: Int32 = 0
         var signaled = false
         #expect(unsafe clinux_wait(silent, false, &code, &signaled) == 1 && signaled && code == SIGKILL)
+    }
+}
+
+@Suite struct MachineOverridesTests {
+    /// Another place for the console is no other limit on it.
+    @Test func aConsoleElsewhereKeepsItsLimit() throws {
+        var saved = MachineConfiguration(bootSource: BootSource(kernelImagePath: "/k"))
+        saved.serial = Serial(outputPath: "/old")
+        saved.serial.limit = RateLimit.Bucket(size: 1000, refillTime: 100)
+        var overrides = MachineOverrides()
+        for path in ["/new", nil] {
+            overrides.serial = Serial(outputPath: path)
+            let serial = try overrides.apply(to: saved).serial
+            #expect(serial.outputPath == path && serial.limit == saved.serial.limit)
+        }
+        overrides.serial?.limit = RateLimit.Bucket(size: 5, refillTime: 6)
+        #expect(try overrides.apply(to: saved).serial.limit == RateLimit.Bucket(size: 5, refillTime: 6))
     }
 }
 

@@ -38,7 +38,7 @@ package struct MachineOverrides: Equatable, Sendable {
     package var vsockPath: String?
     /// The socket that listens for it already, by its number.
     package var vsockListener: Int32?
-    /// Where the console's output goes; nil for where it went.
+    /// Where the console's output goes; nil for where it went. The limit on it stays, unless this has one.
     package var serial: Serial?
 
     package init() {}
@@ -94,7 +94,10 @@ package struct MachineOverrides: Equatable, Sendable {
         }
         // What listens is another's, if not this one's.
         result.vsock?.listener = vsockListener
-        if let serial { result.serial = serial }
+        if let serial {
+            result.serial.outputPath = serial.outputPath
+            result.serial.limit = serial.limit ?? result.serial.limit
+        }
         return result
     }
 }
