@@ -14,8 +14,11 @@ final class APIServer {
     static let connectionLimit = 64
     /// So long without a request is a pause between requests.
     private static let quietInMilliseconds: Int32 = 20
+    /// So long nobody is taken when one could not be: what is missing may be there again then.
+    private static let restInMilliseconds: UInt64 = 100
     private static let listenerToken: UInt64 = 0
     private static let stopToken: UInt64 = 1
+    private static let restToken: UInt64 = 2
 
     private let listener: Descriptor
     private let stop: SharedSignal
@@ -26,8 +29,12 @@ final class APIServer {
     private let log: MessageLog
 
     private var connections: [UInt64: APIConnection] = [:]
-    private var nextToken: UInt64 = 2
+    private var nextToken: UInt64 = 3
     private var isListening = false
+    /// The end of a rest.
+    private let rest: Timer
+    /// The last attempt to take a connection failed, which was said.
+    private var hasFailed = false
     /// Requests were served since memory was last given back.
     private var isWarm = false
 
@@ -42,6 +49,8 @@ final class APIServer {
         self.log = log
         self.serve = serve
         epoll = try Epoll()
+        rest = try Timer()
+        try epoll.add(rest.descriptor.raw, .readable, token: Self.restToken)
         try epoll.add(stop.counter.descriptor.raw, .readable, token: Self.stopToken)
         try listen()
     }
@@ -63,6 +72,7 @@ final class APIServer {
                 switch token {
                 case Self.listenerToken: hasNew = true
                 case Self.stopToken: return flush()
+                case Self.restToken: if rest.drain() { try listen() }
                 default:
                     guard let connection = connections[token] else { continue }
                     if handle(connection, &buffer) { return flush() }
@@ -86,13 +96,15 @@ final class APIServer {
         do throws(SystemError) {
             guard let socket = try UnixSocket.accept(on: listener) else { return }
             try take(socket)
+            hasFailed = false
         } catch {
-            // No descriptor is free, or no memory: whoever waits is taken when a connection has ended.
-            log.write(.error, "a connection to the API cannot be taken: \(error.reason)")
-            if isListening, !connections.isEmpty {
-                try epoll.remove(listener.raw)
-                isListening = false
-            }
+            // No descriptor is free, or no memory: whoever waits is taken when a connection has ended, or somewhat later.
+            if !hasFailed { log.write(.error, "a connection to the API cannot be taken: \(error.reason)") }
+            hasFailed = true
+            guard isListening else { return }
+            try epoll.remove(listener.raw)
+            isListening = false
+            try rest.arm(afterMilliseconds: Self.restInMilliseconds)
         }
     }
 

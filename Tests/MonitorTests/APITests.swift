@@ -195,6 +195,32 @@ import Testing
         #expect(try monitor.send("GET", "/version").status == 200)
     }
 
+    /// Clients that cannot be taken, for want of a descriptor, are taken when there is one again. Until then the monitor
+    /// rests between its attempts, and says once that it has none.
+    @Test func withoutDescriptorsItRests() throws {
+        let monitor = try WaitingMonitor()
+        func limitDescriptors(to count: Int) throws {
+            let specification = ProcessSpecification(
+                "/usr/bin/prlimit", ["prlimit", "--pid", "\(monitor.child.pid)", "--nofile=\(count):"])
+            #expect(try ChildProcess(specification).wait() == .exited(0))
+        }
+        try limitDescriptors(to: 3)
+        let stream = try APIStream(monitor.socketPath)
+        try stream.write(APIStream.request("GET", "/version"))
+        let problem = "a connection to the API cannot be taken"
+        while monitor.log.count(of: problem) == 0 { sched_yield() }
+        try limitDescriptors(to: 256)
+        #expect(try stream.read().status == 200)
+        #expect(monitor.log.count(of: problem) == 1)
+        // The next time is another one.
+        try limitDescriptors(to: 3)
+        let other = try APIStream(monitor.socketPath)
+        try other.write(APIStream.request("GET", "/version"))
+        while monitor.log.count(of: problem) < 2 { sched_yield() }
+        try limitDescriptors(to: 256)
+        #expect(try other.read().status == 200)
+    }
+
     @Test func rubbishIsSurvived() throws {
         let monitor = try WaitingMonitor()
         var generator = SystemRandomNumberGenerator()
@@ -248,4 +274,9 @@ import Testing
         try monitor.child.send(SIGHUP)
         #expect(try monitor.wait() == .exited(156))
     }
+}
+
+extension String {
+    /// How many of its lines have this in them.
+    fileprivate func count(of text: String) -> Int { split(separator: "\n").filter { $0.contains(text) }.count }
 }
