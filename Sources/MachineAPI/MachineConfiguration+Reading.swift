@@ -48,20 +48,19 @@ extension MachineConfiguration {
     }
 
     /// Fields of Firecracker's that ask for something this monitor does not have.
-    private static let refused = [
-        "balloon", "cpu-config", "mmds-config", "metrics", "pmem", "memory-hotplug",
-    ]
+    private static let refused = ["balloon", "cpu-config", "mmds-config", "pmem", "memory-hotplug"]
 
     init(reading view: JSONView) throws(JSONMismatch) {
         for name in Self.refused {
-            if let field = try view.optional(name) {
+            // As `GET /vm/config` shows it, there is none.
+            if let field = try view.optional(name), field.value != .array([]) {
                 throw field.mismatch("this monitor has no \(name); leave it out")
             }
         }
         try view.requireMembers(
             among: [
                 "boot-source", "machine-config", "drives", "network-interfaces", "vsock", "entropy", "serial", "logger",
-                "spare-slots",
+                "metrics", "spare-slots",
             ] + Self.refused)
         self.init(bootSource: try BootSource(reading: view.required("boot-source")))
         if let field = try view.optional("machine-config") { machine = try MachineSettings(reading: field) }
@@ -81,6 +80,7 @@ extension MachineConfiguration {
             serial.limit = try RateLimit.Bucket.read(field.optional("rate_limiter"))
         }
         if let field = try view.optional("logger") { logger = try Logger(reading: field) }
+        if let field = try view.optional("metrics") { metrics = try MetricsSettings(reading: field) }
         if let field = try view.optional("spare-slots") {
             spareSlotCount = Int(try field.unsigned(in: 0...UInt64(Self.spareSlotLimit)))
         }
@@ -174,8 +174,11 @@ extension Drive {
     init(reading view: JSONView) throws(JSONMismatch) {
         try view.requireMembers(among: [
             "drive_id", "path_on_host", "fd", "extents", "is_root_device", "is_read_only", "partuuid", "cache_type",
-            "io_engine", "rate_limiter",
+            "io_engine", "rate_limiter", "socket",
         ])
+        if let field = try view.optional("socket") {
+            throw field.mismatch("this monitor has no vhost-user disks; leave it out")
+        }
         let identifier = try view.required("drive_id").identifier()
         limit = try RateLimit.read(view.optional("rate_limiter"))
         isRootDevice = try view.optional("is_root_device")?.bool() ?? false
@@ -298,6 +301,18 @@ extension Logger {
         showsLevel = try view.optional("show_level")?.bool()
         showsOrigin = try view.optional("show_log_origin")?.bool()
         module = try view.optional("module")?.string()
+    }
+}
+
+extension MetricsSettings {
+    init(reading view: JSONView) throws(JSONMismatch) {
+        try view.requireMembers(among: ["metrics_path", "emit_id", "properties"])
+        self.init(path: try view.required("metrics_path").path())
+        emitsIdentifier = try view.optional("emit_id")?.bool() ?? false
+        guard let field = try view.optional("properties") else { return }
+        guard case .object(let object) = field.value else { throw field.mismatch("an object is wanted here") }
+        properties = []
+        for name in object.names { properties?.append((name, try field.required(name).string())) }
     }
 }
 

@@ -42,6 +42,12 @@ extension MachineConfiguration {
                 ("show_log_origin", logger.showsOrigin.map(JSON.bool)), ("module", logger.module.map(JSON.string)),
             ])
         }
+        if let metrics {
+            result["metrics"] = object([
+                ("metrics_path", .string(metrics.path)), ("emit_id", metrics.emitsIdentifier ? true : nil),
+                ("properties", metrics.properties.map { object($0.map { ($0.name, .string($0.value)) }) }),
+            ])
+        }
         if spareSlotCount > 0 { result["spare-slots"] = .number(spareSlotCount) }
         return .object(result)
     }

@@ -12,6 +12,7 @@ package struct MachineConfiguration: Equatable, Sendable {
     package var entropyLimit: RateLimit?
     package var serial = Serial()
     package var logger = Logger()
+    package var metrics: MetricsSettings?
     /// How many virtio windows are kept empty for devices that come while the machine runs.
     package var spareSlotCount = 0
 

@@ -24,6 +24,13 @@ package enum StartDescription: Equatable, Sendable {
         case .snapshot(let start): start.logger
         }
     }
+
+    package var metrics: MetricsSettings? {
+        switch self {
+        case .machine(let configuration): configuration.metrics
+        case .snapshot(let start): start.metrics
+        }
+    }
 }
 
 /// A machine that goes on from a snapshot: what `PUT /snapshot/load` takes, and disks and network interfaces for slots
@@ -33,9 +40,10 @@ package struct SnapshotStart: Equatable, Sendable {
     package var drives: [Drive] = []
     package var networkInterfaces: [NetworkInterface] = []
     package var logger = Logger()
+    package var metrics: MetricsSettings?
 
     init(reading view: JSONView) throws(JSONMismatch) {
-        try view.requireMembers(among: ["snapshot", "drives", "network-interfaces", "logger"])
+        try view.requireMembers(among: ["snapshot", "drives", "network-interfaces", "logger", "metrics"])
         let snapshot = try view.required("snapshot")
         try snapshot.requireMembers(
             among: [
@@ -89,5 +97,6 @@ package struct SnapshotStart: Equatable, Sendable {
             for element in try list.elements() { networkInterfaces.append(try NetworkInterface(reading: element)) }
         }
         if let field = try view.optional("logger") { logger = try Logger(reading: field) }
+        if let field = try view.optional("metrics") { metrics = try MetricsSettings(reading: field) }
     }
 }

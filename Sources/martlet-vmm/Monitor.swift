@@ -57,11 +57,14 @@ enum Monitor {
     }
 
     private static func run(_ arguments: Arguments, start: UInt64) -> Int32 {
+        var arguments = arguments
         let description = arguments.configurationPath.map(readDescription)
         let status = StatusReport(adopt(arguments.statusDescriptor, "--status-fd"))
         let lifeline = adopt(arguments.lifelineDescriptor, "--lifeline-fd")
         let log = openLog(arguments, description?.logger)
-        let metrics = openMetrics(arguments)
+        let settings = arguments.metricsPath.map { MetricsSettings(path: $0) } ?? description?.metrics
+        let metrics = openMetrics(settings, arguments)
+        arguments.metricsPath = settings?.path
         let socket = arguments.socketPath.map { path in SocketHolder(listen(path), path) }
         do throws(MachineError) {
             let supervision = try makeSupervision(arguments, log, status, metrics)
@@ -136,13 +139,16 @@ enum Monitor {
         return log
     }
 
-    private static func openMetrics(_ arguments: Arguments) -> MetricsWriter {
+    private static func openMetrics(_ settings: MetricsSettings?, _ arguments: Arguments) -> MetricsWriter {
         let metrics = MetricsWriter(identifier: arguments.identifier)
-        guard let path = arguments.metricsPath else { return metrics }
+        guard let settings else { return metrics }
         do throws(SystemError) {
-            try metrics.open(MetricsSettings(path: path))
+            try metrics.open(settings)
         } catch {
-            fail("--metrics-path: cannot open \(path): \(error.reason)", ExitStatus.failed)
+            let (field, status) =
+                arguments.metricsPath == nil
+                ? ("metrics.metrics_path", ExitStatus.badConfiguration) : ("--metrics-path", ExitStatus.failed)
+            fail("\(field): cannot open \(settings.path): \(error.reason)", status)
         }
         return metrics
     }

@@ -23,7 +23,8 @@ import Wire
          "vsock": {"guest_cid": 3, "uds_path": "/v"},
          "entropy": {"rate_limiter": {"bandwidth": {"size": 6, "refill_time": 7}}},
          "serial": {"serial_out_path": "/o", "rate_limiter": {"size": 8, "refill_time": 9}},
-         "logger": {"log_path": "/l", "level": "debug"}}
+         "logger": {"log_path": "/l", "level": "debug"}, "balloon": null, "pmem": [],
+         "metrics": {"metrics_path": "/m", "emit_id": true, "properties": {"host": "h1"}}}
         """
 
     @Test func everyFieldIsRead() throws {
@@ -57,6 +58,8 @@ import Wire
         #expect(configuration.hasEntropyDevice)
         #expect(configuration.serial.outputPath == "/o")
         #expect(configuration.logger.level == .debug)
+        #expect(configuration.metrics?.path == "/m" && configuration.metrics?.emitsIdentifier == true)
+        #expect(configuration.metrics?.properties?.map(\.name) == ["host"])
     }
 
     @Test func writtenIsReadAgain() throws {
@@ -132,6 +135,13 @@ import Wire
         ),
         ("{\(boot),\"vsock\":{\"guest_cid\":2,\"uds_path\":\"/v\"}}", "vsock.guest_cid", "3 is the least"),
         ("{\(boot),\"balloon\":{}}", "balloon", "leave it out"),
+        ("{\(boot),\"pmem\":[{}]}", "pmem", "leave it out"),
+        (
+            "{\(boot),\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/x\",\"socket\":\"/s\"}]}", "drives[0].socket",
+            "vhost-user"
+        ),
+        ("{\(boot),\"metrics\":{}}", "metrics", "metrics_path is missing"),
+        ("{\(boot),\"metrics\":{\"metrics_path\":\"m\",\"properties\":{\"a\":1}}}", "metrics.properties.a", "a string"),
         ("{\(boot),\"nonsense\":{}}", "nonsense", "no such field"),
         ("{\(boot),\"logger\":{\"level\":\"loud\"}}", "logger.level", "Warning"),
     ]

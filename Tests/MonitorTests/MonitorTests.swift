@@ -61,6 +61,10 @@ struct MonitorProgram {
             #"{"boot-source":{"kernel_image_path":"/k"},"machine-config":{"vcpu_count":1,"mem_size_mib":16777216}}"#,
             "more than this host's memory"
         ),
+        (
+            #"{"boot-source":{"kernel_image_path":"/k"},"metrics":{"metrics_path":"/nowhere/m"}}"#,
+            "metrics.metrics_path: cannot open /nowhere/m: No such file or directory"
+        ),
     ]
 
     @Test(arguments: wrongConfigurations) func configurationIsJudged(text: String, problem: String) throws {
