@@ -263,7 +263,7 @@ extension NetworkInterface {
         guestMAC = nil
         if let field = try view.optional("guest_mac") {
             guard let address = MACAddress(try field.string()) else {
-                throw field.mismatch("an address of one station is wanted, such as \"06:00:ac:10:00:02\"")
+                throw field.mismatch("an address such as \"06:00:ac:10:00:02\" is wanted here")
             }
             guestMAC = address
         }
@@ -365,11 +365,8 @@ extension JSONView {
     /// The name of a device: letters, digits and `_`.
     fileprivate func identifier() throws(JSONMismatch) -> String {
         let text = try string()
-        let isGood = text.utf8.allSatisfy { byte in
-            byte == 0x5f || byte >= 0x30 && byte <= 0x39 || byte | 0x20 >= 0x61 && byte | 0x20 <= 0x7a
-        }
-        guard isGood, !text.isEmpty, text.utf8.count <= 64 else {
-            throw mismatch("a name of 1 to 64 letters, digits and _ is wanted here")
+        guard DeviceIdentifier.hasGoodCharacters(text), !text.isEmpty, text.utf8.count <= DeviceIdentifier.limit else {
+            throw mismatch("a name of 1 to \(DeviceIdentifier.limit) letters, digits and _ is wanted here")
         }
         return text
     }

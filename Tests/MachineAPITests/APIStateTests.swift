@@ -248,6 +248,29 @@ extension HTTPResponse {
         #expect(try put("b", isRoot: true) == ["b", "a", "r", "c"])
     }
 
+    /// Whatever the API takes, a saved state may say again, and a configuration file.
+    @Test func whatIsTakenIsReadAgain() throws {
+        var player = Player()
+        _ = try player.send(.put, "/boot-source", #"{"kernel_image_path":"/k"}"#)
+        let long = String(repeating: "a", count: 255)
+        let body = #"","is_root_device":false,"path_on_host":"/d"}"#
+        #expect(try player.send(.put, "/drives/\(long)", #"{"drive_id":""# + long + body).status == .noContent)
+        do {
+            _ = try player.send(.put, "/drives/\(long)a", #"{"drive_id":""# + long + "a" + body)
+            Issue.record("a name of 256 characters was taken")
+        } catch let fault as RequestFault {
+            #expect(fault.message == "The ID has more than 255 characters.")
+        }
+        let interface = #"{"iface_id":"\#(long)","socket_path":"s","guest_mac":"01:00:5e:00:00:01"}"#
+        #expect(try player.send(.put, "/network-interfaces/\(long)", interface).status == .noContent)
+        let configuration = player.state.configuration
+        #expect(configuration.drives.count == 1 && configuration.networkInterfaces.count == 1)
+        #expect(try MachineConfiguration(parsing: configuration.json.encoded()) == configuration)
+        // What the monitor says of its machine describes it.
+        let shown = try player.send(.get, "/vm/config").json.encoded()
+        #expect(try MachineConfiguration(parsing: shown) == configuration)
+    }
+
     @Test func failuresChangeNothing() throws {
         var player = Player()
         player.failing = "The kernel file cannot be opened: No such file or directory (os error 2)"

@@ -130,8 +130,8 @@ import Wire
             "host_dev_name is missing"
         ),
         (
-            "{\(boot),\"network-interfaces\":[{\"iface_id\":\"e\",\"socket_path\":\"/s\",\"guest_mac\":\"01:00:00:00:00:00\"}]}",
-            "network-interfaces[0].guest_mac", "one station"
+            "{\(boot),\"network-interfaces\":[{\"iface_id\":\"e\",\"socket_path\":\"/s\",\"guest_mac\":\"06:00:00:00:00\"}]}",
+            "network-interfaces[0].guest_mac", "06:00:ac:10:00:02"
         ),
         ("{\(boot),\"vsock\":{\"guest_cid\":2,\"uds_path\":\"/v\"}}", "vsock.guest_cid", "3 is the least"),
         ("{\(boot),\"balloon\":{}}", "balloon", "leave it out"),

@@ -172,7 +172,8 @@ extension MachineState {
     private static func readDevice(_ fields: FieldTable, slot: Int) throws(SnapshotFileError) -> SavedDevice {
         let type = UInt32(try fields.number(SnapshotSection.Device.type, limit: UInt64(UInt32.max)))
         let name = String(
-            decoding: try fields.bytes(SnapshotSection.Device.name, multipleOf: 1, limit: 64), as: UTF8.self)
+            decoding: try fields.bytes(SnapshotSection.Device.name, multipleOf: 1, limit: DeviceIdentifier.limit),
+            as: UTF8.self)
         guard let identity = DeviceIdentity(type: type, name: name) else {
             throw .malformed("slot \(slot) has a device of the unknown type \(type)")
         }

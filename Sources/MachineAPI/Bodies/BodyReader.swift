@@ -185,7 +185,7 @@ struct BodyReader {
             }
         case .address:
             return try string("a string") { text throws(BodyError) in
-                guard MACAddress(text, ofAnyKind: true) != nil else {
+                guard MACAddress(text) != nil else {
                     throw BodyError("The provided MAC address is invalid.")
                 }
                 return .string(text)

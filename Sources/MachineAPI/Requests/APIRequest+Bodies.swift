@@ -102,7 +102,7 @@ extension NetworkInterface {
         }
         self.init(
             identifier: body.text("iface_id") ?? "", peer: try Peer(body),
-            guestMAC: body.text("guest_mac").flatMap { MACAddress($0, ofAnyKind: true) }, mtu: mtu)
+            guestMAC: body.text("guest_mac").flatMap(MACAddress.init), mtu: mtu)
         if let pairs = body.number("queue_pairs") {
             guard (1...UInt64(Self.queuePairLimit)).contains(pairs) else {
                 throw RequestFault(
@@ -173,7 +173,7 @@ extension JSON {
             overrides.append(
                 SnapshotLoading.InterfaceOverride(
                     identifier: entry.text("iface_id") ?? "", peer: try NetworkInterface.Peer(entry),
-                    guestMAC: entry.text("guest_mac").flatMap { MACAddress($0, ofAnyKind: true) }))
+                    guestMAC: entry.text("guest_mac").flatMap(MACAddress.init)))
         }
         return overrides
     }
@@ -211,7 +211,7 @@ extension ForkChild {
         handedInterfaces = (body["supervisor_interfaces"]?.arrayValue ?? []).map { entry in
             HandedInterface(
                 identifier: entry.text("iface_id") ?? "",
-                guestMAC: entry.text("guest_mac").flatMap { MACAddress($0, ofAnyKind: true) })
+                guestMAC: entry.text("guest_mac").flatMap(MACAddress.init))
         }
         guard handedInterfaces.isEmpty || supervisorPath != nil else {
             throw RequestFault("Fork error: supervisor_interfaces come by a supervisor_sock, which is missing")

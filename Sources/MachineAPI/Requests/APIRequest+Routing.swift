@@ -83,10 +83,8 @@ extension APIRoute {
 
     private static func check(_ identifier: String?) throws(RequestFault) {
         guard let identifier, !identifier.isEmpty else { throw .emptyIdentifier }
-        let isGood = identifier.utf8.allSatisfy { byte in
-            byte == 0x5f || byte >= 0x30 && byte <= 0x39 || byte | 0x20 >= 0x61 && byte | 0x20 <= 0x7a
-        }
-        guard isGood else { throw .badIdentifier }
+        guard DeviceIdentifier.hasGoodCharacters(identifier) else { throw .badIdentifier }
+        guard identifier.utf8.count <= DeviceIdentifier.limit else { throw .longIdentifier }
     }
 
     private func deprecation(_ body: JSON) -> String? {

@@ -149,5 +149,6 @@ package struct RequestFault: Error, Equatable, Sendable {
     static let emptyIdentifier = RequestFault("The ID cannot be empty.")
     static let badIdentifier = RequestFault(
         "API Resource IDs can only contain alphanumeric characters and underscores.")
+    static let longIdentifier = RequestFault("The ID has more than \(DeviceIdentifier.limit) characters.")
     static let otherIdentifier = RequestFault("The id from the path does not match the id from the body!")
 }
