@@ -33,6 +33,7 @@ struct DeviceSet: Sendable {
         if let saved { serial.restore(saved.serial) }
         try system("the serial port") { () throws(SystemError) in try serial.attach(to: loop) }
         let keyboard = try system("the keyboard controller") { () throws(SystemError) in try I8042(report: report) }
+        if let saved { keyboard.restore(saved.keyboard) }
         ports = PortBus(
             serial: serial, keyboard: keyboard, panic: PVPanic(report: report),
             power: PowerControl(report: report))

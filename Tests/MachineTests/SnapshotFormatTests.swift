@@ -31,10 +31,24 @@ private let corpus = snapshotCorpus("state")
             #expect(state.memorySize == state.configuration.machine.memoryInMiB << 20, "\(name)")
             // What is written is what is read.
             #expect(try MachineState(reading: state.encoded()) == state, "\(name)")
+            #expect((state.keyboard == KeyboardController()) == (name != "version-1-with-keyboard.state"), "\(name)")
             guard name == "version-1-with-network-diff.state" else { continue }
             #expect(state.kind == .diff && state.parent != nil && !state.memoryParts.isEmpty)
             #expect(state.devices.contains { $0.identity == .interface("eth0") })
         }
+    }
+
+    /// A monitor that knows nothing of the section does without it.
+    @Test func theKeyboardControllerIsSavedForThoseWhoKnowIt() throws {
+        let bytes = try #require(corpus.first { $0.name == "version-1-with-keyboard.state" }).bytes
+        var keyboard = try MachineState(reading: bytes).keyboard
+        var output: [UInt8] = []
+        while keyboard.read(KeyboardController.command).value & 1 != 0 {
+            output.append(keyboard.read(KeyboardController.data).value)
+        }
+        #expect(output == [0x1d, 0x38, 0xe0, 0x53])
+        let file = try SnapshotFile(reading: bytes, known: SnapshotSection.known)
+        #expect(file.sections.first { $0.kind == SnapshotSection.keyboard }?.isRequired == false)
     }
 
     @Test func foreignFilesAreNamed() throws {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Wire
+
 /// An i8042 with a keyboard that nobody types on, as far as a driver needs it to find both (IBM PC/AT technical
 /// reference, "Keyboard controller"; PS/2 "Keyboard and auxiliary device controller").
 ///
@@ -139,4 +141,40 @@ struct KeyboardController: Equatable, Sendable {
         guard output.count + bytes.count <= Self.capacity else { return }
         output += bytes
     }
+}
+
+// MARK: - State
+
+extension KeyboardController {
+    /// As a snapshot has it: section 10 of Docs/SNAPSHOT-FORMAT.md.
+    var fields: FieldWriter {
+        var fields = FieldWriter()
+        let (next, operand): (UInt8, UInt8) =
+            switch recipient {
+            case .keyboard: (0, 0)
+            case .operand(let command): (1, command)
+            case .control: (2, 0)
+            case .outputPort: (3, 0)
+            }
+        fields.append(SnapshotSection.Keyboard.registers, [control, next, operand, lastWasCommand ? 1 : 0])
+        fields.append(SnapshotSection.Keyboard.output, output)
+        return fields
+    }
+
+    init(_ fields: FieldTable) throws(SnapshotFileError) {
+        let bytes = try fields.bytes(SnapshotSection.Keyboard.registers, count: 4)
+        control = bytes[0]
+        switch bytes[1] {
+        case 0: recipient = .keyboard
+        case 1: recipient = .operand(bytes[2])
+        case 2: recipient = .control
+        case 3: recipient = .outputPort
+        case let other: throw .malformed("the keyboard controller waits for a byte of kind \(other)")
+        }
+        lastWasCommand = bytes[3] & 1 != 0
+        output = try fields.bytes(SnapshotSection.Keyboard.output, multipleOf: 1, limit: Self.capacity)
+    }
+
+    /// Whether the driver has been told of bytes that it has not taken.
+    var interruptPending: Bool { interruptIfFull.contains(.interrupt) }
 }

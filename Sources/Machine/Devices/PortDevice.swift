@@ -57,6 +57,15 @@ package final class I8042: PortDevice, @unchecked Sendable {
         super.init(ports: Self.ports)
     }
 
+    /// What the driver has made of it, with the vCPUs standing still.
+    func captureState() -> KeyboardController { controller.withLock { $0 } }
+
+    /// Gives a fresh one a kept state, before anything runs.
+    func restore(_ state: KeyboardController) {
+        controller.withLock { $0 = state }
+        if state.interruptPending { interrupt.signal() }
+    }
+
     /// Presses Ctrl, Alt and Delete. For any thread.
     /// - Returns: whether there was room for it: a guest that reads none of what its keyboard says has none.
     func pressCtrlAltDelete() -> Bool {

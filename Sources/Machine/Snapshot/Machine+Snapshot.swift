@@ -74,7 +74,7 @@ extension Machine {
                 identifier: .random(), kind: kind, wallClock: wallClockNanoseconds(), configuration: configuration,
                 memoryRanges: memory.regions.map { $0.guestStart..<$0.guestStart + $0.count }, host: abilities,
                 chipset: chipset, vcpus: vcpus, serial: devices.ports.serial.captureState(),
-                slotCount: devices.windows.count, devices: saved)
+                keyboard: devices.ports.keyboard.captureState(), slotCount: devices.windows.count, devices: saved)
         } catch {
             throw .kvm(error)
         }

@@ -41,6 +41,10 @@ extension MachineState {
         host = try Self.readHost(FieldTable(one(SnapshotSection.host, "the host"), "the host"))
         chipset = try Self.readChipset(FieldTable(one(SnapshotSection.chipset, "the chipset"), "the chipset"))
         serial = try UARTRegisters(FieldTable(one(SnapshotSection.serial, "the serial port"), "the serial port"))
+        if sections.contains(where: { $0.kind == SnapshotSection.keyboard }) {
+            let section = try one(SnapshotSection.keyboard, "the keyboard controller")
+            keyboard = try KeyboardController(FieldTable(section, "the keyboard controller"))
+        }
         let slots = try FieldTable(one(SnapshotSection.slots, "the slots"), "the slots")
         slotCount = try Self.readSlots(slots)
         vcpus = []

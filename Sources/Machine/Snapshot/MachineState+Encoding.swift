@@ -16,9 +16,10 @@ enum SnapshotSection {
     static let serial: UInt32 = 7
     static let slots: UInt32 = 8
     static let device: UInt32 = 9
+    static let keyboard: UInt32 = 10
 
     static let known: Set<UInt32> = [
-        snapshot, configuration, memory, host, chipset, vcpu, serial, slots, device,
+        snapshot, configuration, memory, host, chipset, vcpu, serial, slots, device, keyboard,
     ]
 
     enum Snapshot {
@@ -72,6 +73,11 @@ enum SnapshotSection {
         static let received: UInt16 = 2
     }
 
+    enum Keyboard {
+        static let registers: UInt16 = 1
+        static let output: UInt16 = 2
+    }
+
     enum Slots {
         static let count: UInt16 = 1
         static let firstWindow: UInt16 = 2
@@ -103,6 +109,8 @@ extension MachineState {
             section(SnapshotSection.chipset, encodeChipset()),
             section(SnapshotSection.serial, serial.fields),
             section(SnapshotSection.slots, encodeSlots()),
+            // Monitors before it did without, and still can.
+            SnapshotFile.Section(kind: SnapshotSection.keyboard, isRequired: false, payload: keyboard.fields.bytes),
         ]
         for (index, vcpu) in vcpus.enumerated() {
             sections.append(section(SnapshotSection.vcpu, encode(vcpu), index: index))

@@ -89,6 +89,8 @@ struct MachineState: Equatable, Sendable {
     var chipset: ChipsetState
     var vcpus: [VCPUState]
     var serial: UARTRegisters
+    /// As after a reset where an older file says nothing of it.
+    var keyboard = KeyboardController()
     var slotCount: Int
     var devices: [SavedDevice]
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Platform
 import TestSupport
 import Testing
 import VirtioTestSupport
+import Wire
 
 @testable import Machine
 
@@ -77,5 +79,35 @@ import VirtioTestSupport
             _ = Int.random(in: 0..<50, using: &generator) == 0 ? controller.pressCtrlAltDelete() : nil
         }
         #expect(readAll(&controller).count <= 16)
+    }
+
+    /// Wherever it is saved, the driver finds what it would have found.
+    @Test(arguments: 0..<20 as Range<UInt64>) func aSavedOneGoesOn(seed: UInt64) throws {
+        var generator = SeededGenerator(seed)
+        var controller = KeyboardController()
+        let values: [UInt8] = [0x20, 0x60, 0xaa, 0xd1, 0x45, 0xf0, 0xf2, 0xed, 0, 2]
+        for _ in 0..<300 {
+            let value = values.randomElement(using: &generator) ?? 0
+            switch Int.random(in: 0..<4, using: &generator) {
+            case 0: _ = controller.write(command, value)
+            case 1: _ = controller.read(data)
+            case 2: _ = controller.pressCtrlAltDelete()
+            default: _ = controller.write(data, value)
+            }
+            let table = try FieldTable(controller.fields.bytes, "the keyboard controller")
+            #expect(try KeyboardController(table) == controller)
+        }
+    }
+
+    /// Bytes that lie there when a machine is restored are told of again: the driver asks what there is.
+    @Test func aRestoredOneInterrupts() throws {
+        let keyboard = try I8042 { _ in }
+        keyboard.restore(KeyboardController())
+        #expect(keyboard.interrupt.drain() == 0)
+        let pressed = try I8042 { _ in }
+        #expect(pressed.pressCtrlAltDelete())
+        keyboard.restore(pressed.captureState())
+        #expect(keyboard.interrupt.drain() == 1)
+        #expect(keyboard.captureState() == pressed.captureState())
     }
 }
