@@ -25,7 +25,7 @@ let package = Package(
         .executableTarget(
             name: "martlet-init", dependencies: ["CGuest", "GuestCore", "GuestProtocol", "Wire"],
             swiftSettings: house),
-        .testTarget(name: "GuestCoreTests", dependencies: ["GuestCore"], swiftSettings: house),
+        .testTarget(name: "GuestCoreTests", dependencies: ["CGuest", "GuestCore"], swiftSettings: house),
         .testTarget(
             name: "MartletInitTests", dependencies: ["GuestProtocol", "Wire"], swiftSettings: house),
     ]

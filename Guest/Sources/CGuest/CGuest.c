@@ -351,6 +351,25 @@ static int is_within_machine(const struct diagnosis *found) {
     return memcmp(target, own, sizeof own) == 0;
 }
 
+/// An error that stands behind a message's head, 0 or negative.
+static long told_error(const uint8_t *message, size_t length) {
+    int32_t error;
+    if (length < sizeof(struct netlink_head) + sizeof error) return -EIO;
+    memcpy(&error, message + sizeof(struct netlink_head), sizeof error);
+    return error;
+}
+
+/// What the kernel says to a request that is to be acknowledged: 0, or an error, negative.
+static long acknowledgement(int netlink) {
+    // Answered before send(2) returned.
+    _Alignas(8) uint8_t bytes[4096];
+    long length = RETRY(recv(netlink, bytes, sizeof bytes, MSG_DONTWAIT));
+    if (length < 0) return length;
+    const struct netlink_head *head = (const void *)bytes;
+    if (length < (long)sizeof *head || head->type != 2 /* NLMSG_ERROR */) return -EIO;
+    return told_error(bytes, (size_t)length);
+}
+
 /// Asks for all connections of a family and destroys what is to be; one pass, since what is destroyed is not listed.
 static long reset_family(int diagnostics, int destroyer, uint8_t family) {
     struct diagnosis_request request = {
@@ -368,18 +387,24 @@ static long reset_family(int diagnostics, int destroyer, uint8_t family) {
         for (long at = 0; at + (long)sizeof(struct netlink_head) <= length;) {
             const struct netlink_head *head = (const void *)(bytes + at);
             if (head->length < sizeof *head || at + (long)head->length > length) return -EIO;
-            if (head->type == 3 /* NLMSG_DONE */) return count;
-            if (head->type == 2 /* NLMSG_ERROR */) return -EIO;
+            if (head->type == 3 /* NLMSG_DONE */ || head->type == 2 /* NLMSG_ERROR */) {
+                long error = told_error(bytes + at, head->length);
+                return error < 0 ? error : count;
+            }
             if (head->length >= sizeof *head + sizeof(struct diagnosis)) {
                 const struct diagnosis *found = (const void *)(head + 1);
                 if (!is_within_machine(found)) {
                     struct diagnosis_request end = {
-                        .head = {.length = sizeof end, .type = 21 /* SOCK_DESTROY */, .flags = 1 /* REQUEST */},
+                        .head = {.length = sizeof end, .type = 21 /* SOCK_DESTROY */, .flags = 5 /* REQUEST | ACK */},
                         .family = found->family,
                         .protocol = IPPROTO_TCP,
                         .states = 1u << found->state,
                         .name = found->name};
-                    if (send(destroyer, &end, sizeof end, 0) != -1) count++;
+                    if (send(destroyer, &end, sizeof end, 0) == -1) return -(long)errno;
+                    // A kernel that cannot do it says so here. One that has ended by itself is no more there.
+                    long outcome = acknowledgement(destroyer);
+                    if (outcome < 0 && outcome != -ENOENT) return outcome;
+                    if (outcome == 0) count++;
                 }
             }
             at += (head->length + 3) & ~3u;
@@ -398,8 +423,8 @@ long guest_reset_connections(void) {
     long count = reset_family(diagnostics, destroyer, AF_INET);
     if (count >= 0) {
         long more = reset_family(diagnostics, destroyer, AF_INET6);
-        // A kernel without IPv6 has none to reset.
-        if (more > 0) count += more;
+        // A kernel that knows no such family has none to reset.
+        count = more >= 0 ? count + more : more == -ENOENT ? count : more;
     }
     close(diagnostics);
     close(destroyer);
