@@ -68,7 +68,11 @@ package struct SnapshotStore: Sendable {
         manifest.taggedAt = manifest.tag == nil ? nil : wallClockNanoseconds()
         try write(manifest, in: directory)
         Files.remove("\(directory)/lock")
-        try system { () throws(SystemError) in try Files.rename(directory, to: final) }
+        try system { () throws(SystemError) in
+            try Files.rename(directory, to: final)
+            // It is there after a loss of power too: who is told of it may give up what it was made of.
+            try Self.synchronize(root)
+        }
         // From here on a tag is this one's, whatever the others' files say.
         if manifest.tag != nil { settleTags() }
         lock.end()
@@ -111,6 +115,16 @@ package struct SnapshotStore: Sendable {
             try Files.writeAtomically(
                 manifest.json.encoded(indented: true), to: "\(directory)/manifest.json", permissions: 0o600,
                 durable: true)
+            // With the names of the files that it speaks of; those that a whole one needs no more go only then.
+            try Self.synchronize(directory)
+        }
+    }
+
+    /// The names in a directory reach the disk before this returns.
+    private static func synchronize(_ directory: String) throws(SystemError) {
+        do throws(SystemError) { try Descriptor.open(directory, .readOnly).synchronize() } catch {
+            // A file system that has no such thing.
+            guard error.code == EINVAL else { throw SystemError("fsync", directory, code: error.code) }
         }
     }
 

@@ -103,7 +103,8 @@ enum SavedSnapshot {
         if isKept {
             let names = SnapshotManifest.files(isDiff: isDiff)
             let sums = try MemorySums(of: "\(directory)/\(names[1])")
-            try Files.writeAtomically(sums.encoded, to: "\(directory)/\(names[2])", permissions: 0o600)
+            try Files.writeAtomically(
+                sums.encoded, to: "\(directory)/\(names[2])", permissions: 0o600, durable: true)
         }
         return true
     }

@@ -49,7 +49,7 @@ enum SnapshotChain {
         let written = try parts.dropFirst().flatMap { try SnapshotDescription($0).memoryParts }
         let sums = try MemorySums(of: result.memory, base: base, written: written)
         let path = "\(store.directory(of: chain[chain.count - 1].id))/\(SnapshotManifest.sums)"
-        try Files.writeAtomically(sums.encoded, to: path, permissions: 0o600)
+        try Files.writeAtomically(sums.encoded, to: path, permissions: 0o600, durable: true)
         return true
     }
 
