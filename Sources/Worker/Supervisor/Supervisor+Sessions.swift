@@ -8,6 +8,7 @@ extension Supervisor {
     /// The main process's session is the state machine's, all others the relay's.
     func takeFromGuest(_ frame: Frame) {
         let session = frame.header.session
+        if guestDebt.takes(frame.kind) { return takeOwed() }
         if let saving, saving.takes(frame.kind) { return takeWhileSaving(frame) }
         if frame.kind == .arranged { return takeArranged(frame) }
         guard session != 0, session != SupervisorStateMachine.mainSession, frame.kind != nil else {

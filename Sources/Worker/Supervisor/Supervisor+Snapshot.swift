@@ -18,6 +18,8 @@ struct Saving {
 
     enum Phase {
         case copying
+        /// The guest has yet to answer what it was told for another.
+        case waiting
         case freezing
         /// The monitor does what is wanted.
         case working
@@ -126,9 +128,15 @@ extension Supervisor {
     }
 
     private func freeze() {
-        saving?.phase = .freezing
+        saving?.phase = guestDebt.isSettled ? .freezing : .waiting
         arm(.freezing, milliseconds: Self.hookLimit + Self.answerLimit)
+        guard guestDebt.isSettled else { return }
         guest?.queue(Frame(.freeze, payload: Self.interruption(isClone: false).payload))
+    }
+
+    /// The guest has answered what nobody waits for any more.
+    func takeOwed() {
+        if saving?.phase == .waiting, guestDebt.isSettled { freeze() }
     }
 
     /// Copies the memory while all goes on; what is written meanwhile is recorded.
@@ -168,7 +176,7 @@ extension Supervisor {
             arm(.freezing, milliseconds: nil)
             current.phase = .working
         case .thawing: current.phase = .thawed
-        case .copying, .working, .thawed: break
+        case .copying, .waiting, .working, .thawed: break
         }
         saving = current
         guard current.phase == .working else { return finishSaving() }
@@ -188,11 +196,19 @@ extension Supervisor {
 
     /// Nobody waits for ever for a guest. Should it answer after all, the container goes on.
     func guestDidNotAnswer() {
-        guard saving?.phase == .freezing || saving?.phase == .thawing else { return }
-        saving?.fail(Array("the guest did not answer".utf8))
-        if saving?.phase == .freezing {
+        switch saving?.phase {
+        case .waiting:
+            saving?.fail(Array("the guest has not answered yet to an earlier freeze".utf8))
+            saving?.isAnswered = true
+        case .freezing:
+            saving?.fail(Array("the guest did not answer".utf8))
             saving?.isAnswered = true
             guest?.queue(Frame(.thaw, payload: Self.interruption(isClone: false).payload))
+            guestDebt.giveUpFreezing()
+        case .thawing:
+            saving?.fail(Array("the guest did not answer".utf8))
+            guestDebt.giveUpThawing()
+        case .copying, .working, .thawed, nil: return
         }
         saving?.phase = .thawed
         finishSaving()

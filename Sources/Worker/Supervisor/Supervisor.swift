@@ -57,6 +57,8 @@ package final class Supervisor {
     let api = MonitorClient(path: MachineFile.api, token: Token.api)
     var start: MachineStart
     var saving: Saving?
+    /// What the guest has yet to answer that was for one before.
+    var guestDebt = GuestDebt()
     /// Those whose turn comes when it is done.
     var waiting: [Saving] = []
     var workingSet = WorkingSetRecording.none
