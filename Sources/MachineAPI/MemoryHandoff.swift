@@ -30,18 +30,27 @@ package struct MemoryHandoff: Equatable, Sendable {
     package static let regionLimit = 64
 
     package var regions: [Region]
+    /// The snapshot that the machine goes on from, as its files name it; nil from monitors that do not say it, which are
+    /// Firecracker's. A member of ours, in each range; other servers leave it alone.
+    package var snapshot: String?
 
-    package init(regions: [Region]) { self.regions = regions }
+    package init(regions: [Region], snapshot: String? = nil) {
+        self.regions = regions
+        self.snapshot = snapshot
+    }
 
     /// `page_size_kib` is in bytes too, whatever its name says: so Firecracker sends it, and so handlers take it.
     package var json: JSON {
         .array(
             regions.map { region in
-                [
-                    "base_host_virt_addr": .number(region.address), "size": .number(region.size),
-                    "offset": .number(region.offset), "page_size": .number(region.pageSize),
-                    "page_size_kib": .number(region.pageSize),
-                ]
+                var object = JSONObject()
+                object["base_host_virt_addr"] = .number(region.address)
+                object["size"] = .number(region.size)
+                object["offset"] = .number(region.offset)
+                object["page_size"] = .number(region.pageSize)
+                object["page_size_kib"] = .number(region.pageSize)
+                if let snapshot { object["snapshot_id"] = .string(snapshot) }
+                return .object(object)
             })
     }
 
@@ -53,9 +62,15 @@ package struct MemoryHandoff: Equatable, Sendable {
         guard !elements.isEmpty else { throw view.mismatch("a machine has memory: one range at least") }
         guard elements.count <= Self.regionLimit else { throw view.mismatch("more than \(Self.regionLimit) ranges") }
         regions = []
+        snapshot = nil
         var rest = fileSize
         for element in elements {
             let region = try Region(reading: element)
+            if let field = try element.optional("snapshot_id") {
+                let name = try field.string()
+                guard snapshot == nil || snapshot == name else { throw field.mismatch("it is of several snapshots") }
+                snapshot = name
+            }
             guard region.size <= fileSize, region.offset <= fileSize - region.size else {
                 throw element.mismatch(
                     "\(region.size) bytes at \(region.offset) are not in a file of \(fileSize) bytes")

@@ -12,22 +12,32 @@ package struct MemoryImage: ~Copyable {
     package let size: UInt64
     /// What of it is not zero.
     package let data: DataMap
+    /// The snapshot whose memory it is, as its machines name it; nil for another monitor's file, which does not say.
+    package let snapshot: String?
     private let mapping: MemoryMapping
 
     /// Opens a snapshot's memory file: ours, which has a page more behind the memory (Docs/SNAPSHOT-FORMAT.md), or
     /// another monitor's, which is the memory alone.
     package init(path: String) throws(PageServerError) {
+        var isDiff = false
         do throws(SystemError) {
             let file = try Descriptor.open(path, .readOnly)
             let length = try file.size()
-            let size = try Self.hasTrailer(file, length) ? length - Self.pageSize : length
-            guard size > 0, size % Self.pageSize == 0, size < 1 << 46 else {
+            let trailer = try Trailer(of: file, length)
+            let size = trailer == nil ? length : length - Self.pageSize
+            isDiff = trailer?.isDiff ?? false
+            guard !isDiff, size > 0, size % Self.pageSize == 0, size < 1 << 46 else {
                 throw SystemError("mmap", path, code: EINVAL)
             }
             mapping = try MemoryMapping(count: Int(size), file: file.raw, writable: false)
             data = DataMap(of: file, size: size)
             self.size = size
+            snapshot = trailer?.snapshot
         } catch {
+            if isDiff {
+                throw .memory(
+                    path: path, "it is a diff's, which has only what was written: serve the snapshot by its tag")
+            }
             if error.code == EINVAL {
                 throw .memory(path: path, "it is no memory of a machine: that is whole pages of 4096 bytes")
             }
@@ -37,17 +47,27 @@ package struct MemoryImage: ~Copyable {
 
     static let pageSize: UInt64 = 4096
 
-    private static func hasTrailer(_ file: borrowing Descriptor, _ length: UInt64) throws(SystemError) -> Bool {
-        guard length >= 2 * pageSize else { return false }
-        var trailer = [UInt8](repeating: 0, count: 64)
-        let raw = file.raw
-        let count = unsafe trailer.withUnsafeMutableBytes { space in
-            retryingInterrupts { unsafe pread(raw, space.baseAddress, space.count, Int(length - pageSize)) }
+    /// What is said on the page behind the memory of ours.
+    private struct Trailer {
+        let snapshot: String
+        let isDiff: Bool
+
+        /// Nil where there is none.
+        init?(of file: borrowing Descriptor, _ length: UInt64) throws(SystemError) {
+            guard length >= 2 * pageSize else { return nil }
+            var bytes = [UInt8](repeating: 0, count: 64)
+            let raw = file.raw
+            let count = unsafe bytes.withUnsafeMutableBytes { space in
+                retryingInterrupts { unsafe pread(raw, space.baseAddress, space.count, Int(length - pageSize)) }
+            }
+            guard count >= 0 else { throw SystemError("pread") }
+            guard count == 64, bytes.starts(with: Array("MARTMEMY".utf8)),
+                CRC32C.of(bytes[..<60]) == bytes.integer(at: 60, as: UInt32.self),
+                bytes.integer(at: 16, as: UInt64.self) == length - pageSize
+            else { return nil }
+            snapshot = bytes[24..<40].map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+            isDiff = bytes.integer(at: 40, as: UInt32.self) != 0
         }
-        guard count >= 0 else { throw SystemError("pread") }
-        return count == 64 && trailer.starts(with: Array("MARTMEMY".utf8))
-            && CRC32C.of(trailer[..<60]) == trailer.integer(at: 60, as: UInt32.self)
-            && trailer.integer(at: 16, as: UInt64.self) == length - pageSize
     }
 
     /// The bytes of a range, which lies within.

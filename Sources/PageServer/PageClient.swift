@@ -45,9 +45,22 @@ final class PageClient {
             return
         }
         guard let result = try handshake?.read(from: connection, fileSize: image.size) else { return }
+        // Its state would go on over another machine's memory.
+        if let wanted = result.handoff.snapshot, let served = image.snapshot, wanted != served {
+            throw .otherSnapshot(wanted: wanted, served: served)
+        }
         handshake = nil
         pages = ClientPages(result.handoff)
         faults = result.takeFaults()
+    }
+
+    /// Tells it why it is given up. Firecracker does not listen to that, nor does it mind.
+    func say(_ reason: ClientFailure) {
+        let line = Array("\(reason)".utf8)
+        var none: Int32 = -1
+        _ = unsafe line.withUnsafeBytes {
+            unsafe clinux_send_descriptors(connection.raw, $0.baseAddress, $0.count, &none, 0)
+        }
     }
 
     /// Puts pages where they are missing.

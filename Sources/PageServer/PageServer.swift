@@ -137,6 +137,7 @@ package final class PageServer {
     }
 
     private func giveUp(_ client: PageClient, _ reason: ClientFailure) {
+        if case .otherSnapshot = reason { client.say(reason) }
         if reason != .gone { log("a machine is given up: \(reason)") }
         // Before its descriptors are closed: of a userfaultfd others may have a copy, and epoll would go on watching.
         if let raw = client.faultDescriptor { try? epoll.remove(raw) }

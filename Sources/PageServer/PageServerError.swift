@@ -27,6 +27,8 @@ package enum ClientFailure: Error, Equatable, Sendable, CustomStringConvertible 
     case gone
     /// What it sent is no handoff of a machine's memory.
     case handshake(String)
+    /// The machine goes on from another snapshot than the memory is of.
+    case otherSnapshot(wanted: String, served: String)
     /// It said nothing for too long.
     case silent
     /// A page could not be put where it is missing.
@@ -36,6 +38,8 @@ package enum ClientFailure: Error, Equatable, Sendable, CustomStringConvertible 
         switch self {
         case .gone: "it has ended"
         case .handshake(let reason): "it sent no machine's memory: \(reason)"
+        case .otherSnapshot(let wanted, let served):
+            "it goes on from the snapshot \(wanted.prefix(32)), and the memory here is that of \(served)"
         case .silent: "it did not say what its memory is"
         case .supply(let reason): reason
         }

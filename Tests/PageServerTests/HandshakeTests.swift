@@ -68,6 +68,23 @@ import Wire
         #expect("\(error.map { "\($0)" } ?? "")".contains(reason), "\(String(describing: error))")
     }
 
+    /// A member of ours, which other servers leave alone.
+    @Test func theSnapshotIsSaid() throws {
+        let name = "00112233445566778899aabbccddeeff"
+        let regions = [
+            MemoryHandoff.Region(address: 4096, size: 4096, offset: 0),
+            MemoryHandoff.Region(address: 16_384, size: 4096, offset: 4096),
+        ]
+        let ours = MemoryHandoff(regions: regions, snapshot: name)
+        #expect(try Handshake.parse(ours.json.encoded(), fileSize: Self.fileSize) == ours)
+        for wrong in [#""a""#, #"5"#] {
+            let text =
+                #"[{"base_host_virt_addr":4096,"size":4096,"offset":0,"snapshot_id":"b"},"#
+                + #"{"base_host_virt_addr":8192,"size":4096,"offset":0,"snapshot_id":\#(wrong)}]"#
+            #expect(throws: ClientFailure.self) { try Handshake.parse(Array(text.utf8), fileSize: Self.fileSize) }
+        }
+    }
+
     @Test func manyRangesAreTooMany() {
         let one = #"{"base_host_virt_addr":4096,"size":4096,"offset":0}"#
         let text = "[" + Array(repeating: one, count: 65).joined(separator: ",") + "]"

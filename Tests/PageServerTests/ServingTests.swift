@@ -58,14 +58,15 @@ import Wire
         let memory: MemoryMapping
         let connection: Descriptor
 
-        init(_ socket: String, size: Int) throws {
+        init(_ socket: String, size: Int, snapshot: String? = nil) throws {
             let faults = try Userfault()
             let memory = try MemoryMapping(count: size, shared: false, noReserve: true)
             let connection = try UnixSocket.connect(to: socket)
             try faults.register(memory.start, count: UInt64(size))
-            let handoff = MemoryHandoff(regions: [
-                .init(address: UInt64(UInt(bitPattern: memory.start)), size: UInt64(size), offset: 0)
-            ])
+            let handoff = MemoryHandoff(
+                regions: [
+                    .init(address: UInt64(UInt(bitPattern: memory.start)), size: UInt64(size), offset: 0)
+                ], snapshot: snapshot)
             try connection.send(handoff.json.encoded(), with: faults.descriptor)
             self.faults = faults
             self.memory = memory
@@ -83,7 +84,21 @@ import Wire
         }
     }
 
+    /// The page behind the memory of a snapshot of ours (Docs/SNAPSHOT-FORMAT.md).
+    private static func trailer(memorySize: Int, snapshot: UInt8, kind: UInt32) -> [UInt8] {
+        var bytes = Array("MARTMEMY".utf8)
+        bytes.appendInteger(1 as UInt32)
+        bytes.appendInteger(1 as UInt32)
+        bytes.appendInteger(UInt64(memorySize))
+        bytes += [UInt8](repeating: snapshot, count: 16)
+        bytes.appendInteger(kind)
+        bytes += [UInt8](repeating: 0, count: 60 - bytes.count)
+        bytes.appendInteger(CRC32C.of(bytes))
+        return bytes + [UInt8](repeating: 0, count: 4096 - bytes.count)
+    }
+
     private static func withServer(
+        trailer: [UInt8] = [],
         _ body: (_ socket: String, _ content: [UInt8], _ server: Running) throws -> Void
     ) throws {
         let directory = "/tmp/martlet-pages-\(getpid())-\(monotonicNanoseconds())"
@@ -99,6 +114,7 @@ import Wire
             content.replaceSubrange(start..<start + bytes.count, with: bytes)
             try bytes.withUnsafeBytes { try file.writeAll($0, at: UInt64(start)) }
         }
+        try trailer.withUnsafeBytes { try file.writeAll($0, at: UInt64(content.count)) }
         let server = try Running("\(directory)/memory", "\(directory)/socket")
         defer { server.end() }
         try body("\(directory)/socket", content, server)
@@ -199,6 +215,28 @@ import Wire
         }
     }
 
+    /// Machines of another snapshot have no business here; those that do not say which, as Firecracker's, are served.
+    @Test func anotherSnapshotsMachineIsGivenUpAndToldWhy() throws {
+        let size = 2 << 20
+        let own = String(repeating: "ab", count: 16)
+        try Self.withServer(trailer: Self.trailer(memorySize: size, snapshot: 0xab, kind: 0)) {
+            socket, content, server in
+            for snapshot in [own, nil] {
+                let client = try Client(socket, size: size, snapshot: snapshot)
+                #expect(client.bytes(0, size) == content)
+            }
+            let stranger = try Client(socket, size: size, snapshot: String(repeating: "cd", count: 16))
+            let words = String(decoding: try stranger.connection.readAll(limit: 4096), as: UTF8.self)
+            #expect(words.contains("cdcd") && words.contains(own), "\(words)")
+            #expect(server.lines.withLock { $0.filter { $0.contains(own) }.count } == 1)
+        }
+        // The file of another monitor does not say whose it is.
+        try Self.withServer { socket, content, _ in
+            let client = try Client(socket, size: size, snapshot: own)
+            #expect(client.bytes(0, size) == content)
+        }
+    }
+
     @Test func theEndOfAClientIsNoted() throws {
         try Self.withServer { socket, content, server in
             for _ in 0..<20 {
@@ -213,6 +251,23 @@ import Wire
             let last = try Client(socket, size: content.count)
             #expect(last.bytes(4096, 4096) == Array(content[4096..<8192]))
             #expect(server.lines.withLock { $0 } == [])
+        }
+    }
+
+    @Test func aDiffIsNoMemoryToServe() throws {
+        let directory = "/tmp/martlet-pages-\(getpid())-\(monotonicNanoseconds())"
+        try Files.makeDirectories(directory)
+        defer { try? Files.removeTree(directory) }
+        let memory = [UInt8](repeating: 1, count: 4096)
+        for kind in [0, 1] as [UInt32] {
+            let path = "\(directory)/memory-\(kind)"
+            try Files.writeAtomically(memory + Self.trailer(memorySize: 4096, snapshot: 7, kind: kind), to: path)
+            if kind == 0 {
+                #expect(try MemoryImage(path: path).snapshot == String(repeating: "07", count: 16))
+            } else {
+                let error = #expect(throws: PageServerError.self) { _ = try MemoryImage(path: path).size }
+                #expect("\(error.map { "\($0)" } ?? "")".contains("a diff's"))
+            }
         }
     }
 

@@ -122,7 +122,9 @@ extension Machine {
                 : try system("the machine's memory") { () throws(SystemError) in
                     try GuestMemory(anonymous: state.memoryRanges, tracksWrites: tracksWrites)
                 }
-            return (memory, .server(try ServedMemory(of: memory, at: socket, lost: observer.memoryLost)))
+            let server = try ServedMemory(
+                of: memory, at: socket, snapshot: state.identifier, lost: observer.memoryLost)
+            return (memory, .server(server))
         }
     }
 }

@@ -24,9 +24,13 @@ final class ServedMemory: Sendable {
     private let leftovers = Mutex<[String]>([])
 
     /// Registers fresh memory with the server that listens at a unix socket, or is connected to it, as Firecracker does.
-    /// - Parameter lost: ends the process, being told why.
-    init(of memory: GuestMemory, at socket: HostFile, lost: @escaping @Sendable (String) -> Never) throws(MachineError)
-    {
+    /// - Parameters:
+    ///   - snapshot: whose memory it is to be, which a server of ours compares; nil where nobody knows.
+    ///   - lost: ends the process, being told why.
+    init(
+        of memory: GuestMemory, at socket: HostFile, snapshot: SnapshotIdentifier? = nil,
+        lost: @escaping @Sendable (String) -> Never
+    ) throws(MachineError) {
         let purpose = "the memory server at \(socket)"
         faults = try Self.makeFaults()
         switch socket {
@@ -48,7 +52,7 @@ final class ServedMemory: Sendable {
                     MemoryHandoff.Region(
                         address: unsafe UInt64(UInt(bitPattern: region.hostStart)), size: region.count,
                         offset: region.offset, pageSize: memory.pageSize)
-                })
+                }, snapshot: snapshot.map { "\($0)" })
             try connection.send(handoff.json.encoded(), with: faults.descriptor)
             try connection.setNonBlocking()
             let started = try Platform.Thread(name: "memory", stackSizeInBytes: 64 << 10) { [self] in
@@ -78,13 +82,18 @@ final class ServedMemory: Sendable {
             try epoll.add(connection.raw, [.readable, .peerClosed], token: 0)
             try epoll.add(stop.descriptor.raw, .readable, token: 1)
             var events = EpollEvents(capacity: 2)
-            var space: UInt64 = 0
+            var space = [UInt8](repeating: 0, count: 256)
+            var words: [UInt8] = []
             while true {
                 for index in 0..<(try epoll.wait(&events)) {
                     if events[index].token == 1 { return nil }
-                    // A server has nothing to say; what it says is not listened to.
-                    let count = unsafe read(connection.raw, &space, 8)
-                    if count == 0 { return "it closed its connection" }
+                    // All that a server of ours says is why it has no memory for this machine.
+                    let count = unsafe read(connection.raw, &space, space.count)
+                    if count > 0, words.count < space.count { words += space[..<count] }
+                    if count == 0 {
+                        let text = String(decoding: words.filter { (0x20..<0x7f).contains($0) }, as: UTF8.self)
+                        return text.isEmpty ? "it closed its connection" : "it says: \(text)"
+                    }
                     if count < 0, clinux_errno() != EAGAIN { return SystemError("read").reason }
                 }
             }
