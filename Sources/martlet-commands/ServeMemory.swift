@@ -43,7 +43,8 @@ struct ServeMemory: ParsableCommand {
             return (snapshot, "\(getpid())")
         }
         let store = try SnapshotLaunch.store()
-        let manifest = try store.find(snapshot)
+        // A diff has no memory that a machine could go on with.
+        let manifest = try SnapshotChain.whole(try store.find(snapshot), in: store)
         if let problem = store.verify(manifest) {
             throw Failure("the snapshot \(manifest.id.prefix(12)) is damaged: \(problem)")
         }

@@ -71,6 +71,15 @@ extension EndToEnd {
             // A clone's first diff is one of what it was made of.
             try create("second", "--diff", "--tag", "d4")
             #expect(try snapshot("d4")["parent"] == snapshot("d2")["id"])
+            // One that is served is made whole first; of another's memory nothing is made.
+            let server = try stage.start(["serve-memory", "d4"])
+            try server.waitForOutput(".sock\n")
+            #expect(try snapshot("d4")["parent"] == nil)
+            let socket = String(decoding: server.outputBytes, as: UTF8.self).split(separator: "\n")[0]
+            let stranger = try stage.run(["run", "--rm", "--snapshot", "d2", "--memory-server", String(socket)])
+            #expect(stranger.status == 125 && stranger.errorText.contains("goes on from the snapshot"), "\(stranger)")
+            server.signal(15)
+            _ = try server.finish(input: [], seconds: 60)
             #expect(try stage.run(["restore", "second", "d4", "fourth"]).status == 0)
             #expect(try exec("fourth", "cat /one; md5sum </big") == "one\n\(sum)")
         }
