@@ -95,7 +95,8 @@ extension EndToEnd {
         private static let counter =
             "i=0; while :; do i=$((i+1)); echo $i > /tmp/next; mv /tmp/next /tmp/count; sleep 0.1 2>/dev/null || usleep 100000; done"
         private static let who =
-            "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid"
+            "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid "
+            + "/dev/martlet/generation"
 
         /// Waits until a container counts, and has done all that comes before that.
         private func awaitCounter() throws {
@@ -105,7 +106,7 @@ extension EndToEnd {
 
         @Test func aSnapshotAndItsClones() throws {
             try withContainer(
-                "mkdir -p /etc/martlet/hooks; for h in freeze thaw clone; do printf '#!/bin/sh\\necho '$h' >> /hooks\\n' > /etc/martlet/hooks/$h; chmod +x /etc/martlet/hooks/$h; done; echo kept > /kept; \(Self.counter)"
+                "mkdir -p /etc/martlet/hooks; for h in freeze thaw clone; do printf '#!/bin/sh\\necho '$h' >> /hooks; cat /dev/martlet/generation > /at-'$h'\\n' > /etc/martlet/hooks/$h; chmod +x /etc/martlet/hooks/$h; done; echo kept > /kept; \(Self.counter)"
             ) {
                 try awaitCounter()
                 let made = try stage.run(["snapshot", "create", "web", "--tag", "warm"])
@@ -114,20 +115,27 @@ extension EndToEnd {
                 let list = try stage.run(["snapshot", "ls", "--format", "json"])
                 #expect(try JSON(parsing: list.output)["tag"]?.stringValue == "warm", "\(list)")
                 #expect(try stage.run(["snapshot", "verify"]).text == "\(id): whole\n")
-                // The source goes on.
+                // The source goes on, as the machine that it was.
+                let generation = "cmp /dev/martlet/generation /at-freeze && ls -l /dev/martlet/generation | cut -c 1-10"
+                #expect(try stage.run(["exec", "web", "sh", "-c", generation]).text == "-rw-r--r--\n")
                 #expect(try stage.run(["exec", "web", "cat", "/kept", "/hooks"]).text == "kept\nfreeze\nthaw\n")
                 #expect(try stage.run(["run", "-d", "--snapshot", "warm", "--name", "two"]).status == 0)
                 #expect(try stage.run(["restore", "web", String(id.prefix(8)), "three"]).status == 0)
                 defer { _ = try? stage.run(["rm", "-f", "two", "three"]) }
                 #expect(
                     try stage.run(["exec", "two", "cat", "/kept", "/hooks"]).text == "kept\nfreeze\nclone\nthaw\n")
+                // It was another one before anything of it ran.
+                let change =
+                    "cmp /dev/martlet/generation /at-clone && cmp /at-clone /at-thaw && ! cmp -s /at-clone /at-freeze && "
+                    + "echo another"
+                #expect(try stage.run(["exec", "-u", "1000", "two", "sh", "-c", change]).text == "another\n")
                 var seen: Set<Substring> = []
                 for name in ["web", "two", "three"] {
                     let lines = try stage.run(["exec", name, "sh", "-c", Self.who]).text.split(separator: "\n")
-                    #expect(lines.count == 4)
+                    #expect(lines.count == 5)
                     seen.formUnion(lines)
                 }
-                #expect(seen.count == 12, "\(seen)")
+                #expect(seen.count == 15, "\(seen)")
                 let state = try JSON(parsing: try stage.run(["inspect", "two"]).output).arrayValue?.first?["state"]
                 #expect(state?["origin"]?.stringValue == "snapshot")
                 for step in ["entropy", "clock", "hostname", "files", "connections", "clone hook", "thaw"] {
@@ -162,7 +170,7 @@ extension EndToEnd {
                 for name in names {
                     seen.formUnion(try stage.run(["exec", name, "sh", "-c", Self.who]).text.split(separator: "\n"))
                 }
-                #expect(seen.count == 20, "\(seen)")
+                #expect(seen.count == 25, "\(seen)")
                 #expect(
                     try stage.run(["exec", "grandchild", "cat", "/kept", "/hooks"]).text == "kept\nclone\nclone\n")
                 #expect(try stage.run(["snapshot", "ls", "-q"]).text == "")

@@ -16,6 +16,10 @@ struct Container {
     private static let lower = text("/lower")
     private static let upper = text("/upper")
     static let root = text("/root")
+    /// What the container's programs watch to learn that their machine has become another one. In /dev, which is in
+    /// memory and can be written to whatever the image and the root are.
+    private static let watched = text("/dev/martlet")
+    private static let generation = text("/dev/martlet/generation")
 
     let isReadOnly: Bool
     let hostname: [UInt8]
@@ -67,6 +71,7 @@ struct Container {
         try System.switchRoot(to: Container.root)
         for entry in MountTable.container { try System.mount(entry) }
         try makeDevices()
+        try Container.renewGeneration()
         try writeFiles()
         if isReadOnly {
             try System.check(
@@ -86,15 +91,22 @@ struct Container {
             try writeWhereItGoes(identity.machineID + [10], to: text("/etc/machine-id"))
         }
         try rewrite(hosts: identity.hosts, resolvConf: identity.resolvConf)
-        var bytes = [UInt8](repeating: 0, count: 16)
-        try System.check(guest_random(&bytes, bytes.count), "getrandom")
+        try renewGeneration()
         let file = text("/dev/shm/.martlet-boot-id")
         let shown = System.path(text("/proc/sys/kernel/random/boot_id"))
-        try System.write(uuid(bytes) + [10], to: file)
+        try System.write(try randomUUID() + [10], to: file)
         // A clone's own clone has one there, whose file has no name any more and can bear no mount.
         _ = guest_unmount(shown, guest_unmount_detach)
         try System.check(guest_mount(System.path(file), shown, nil, guest_mount_bind, nil), "bind the boot id")
         _ = guest_remove(System.path(file))
+    }
+
+    /// Written in place, so that who has the file open, mapped or watched (inotify(7)) sees it, and while nothing of the
+    /// container runs, so that nobody sees half of it.
+    private static func renewGeneration() throws(SystemFailure) {
+        // A container may have removed it, or mounted another /dev.
+        try System.makeDirectories(watched)
+        try System.write(try randomUUID() + [10], to: generation)
     }
 
     /// In the container of a machine whose network is another; what is empty stays as it is.
@@ -110,7 +122,9 @@ struct Container {
     }
 
     /// RFC 9562, version 4.
-    private static func uuid(_ random: [UInt8]) -> [UInt8] {
+    private static func randomUUID() throws(SystemFailure) -> [UInt8] {
+        var random = [UInt8](repeating: 0, count: 16)
+        try System.check(guest_random(&random, random.count), "getrandom")
         let digits = text("0123456789abcdef")
         var result: [UInt8] = []
         for (index, byte) in random.enumerated() {
