@@ -25,6 +25,9 @@ package struct Identity: Equatable, Sendable {
     /// Contents of a clone's /etc/hosts and /etc/resolv.conf; what is empty stays as it is.
     package var hosts: Text = []
     package var resolvConf: Text = []
+    /// What a clone's original drew when it was identified (`StepReport.sample`), which the clone must not draw; empty
+    /// where that is not known.
+    package var originalSample: [UInt8] = []
 
     package init() {}
 
@@ -44,6 +47,7 @@ package struct Identity: Equatable, Sendable {
                 interfaces.append(settings)
             case 7: hosts = field.bytes
             case 8: resolvConf = field.bytes
+            case 9: originalSample = field.bytes
             default: break
             }
         }
@@ -60,6 +64,7 @@ package struct Identity: Equatable, Sendable {
         for interface in interfaces { writer.append(6, interface.payload) }
         if !hosts.isEmpty { writer.append(7, hosts) }
         if !resolvConf.isEmpty { writer.append(8, resolvConf) }
+        if !originalSample.isEmpty { writer.append(9, originalSample) }
         return writer.bytes
     }
 }

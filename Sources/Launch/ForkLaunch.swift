@@ -32,6 +32,7 @@ enum ForkLaunch {
         }
         var failures: [UInt64: [UInt8]] = [:]
         for failure in outcome.failures { failures[failure.index] = failure.reason }
+        var samples = DrawnSamples()
         var hasFailed = false
         for (index, child) in children.enumerated() {
             guard let machine = child.machine.take() else { continue }
@@ -40,7 +41,11 @@ enum ForkLaunch {
                     machine.abandon()
                     throw Failure(printable(reason))
                 }
-                _ = try machine.awaitStart()
+                _ = try machine.awaitStart { state in
+                    samples.note(state.randomSample, of: names[index]).map { other in
+                        "its random numbers are those of \(other), which was forked with it: it was ended"
+                    }
+                }
             } catch let failure as Failure {
                 for line in failure.lines { complain("\(names[index]): \(line)") }
                 hasFailed = true
@@ -68,6 +73,7 @@ enum ForkLaunch {
         return try SnapshotLaunch.start(parent.configuration, name: name, installation) { configuration in
             configuration.forkOf = parent.id
             configuration.forkCount = count
+            configuration.originalSample = parent.state.randomSample
             configuration.networks = networks
             configuration.isDetached = true
             configuration.removesItself = false

@@ -84,13 +84,25 @@ package struct RunningMachine: ~Copyable {
     }
 
     /// Waits until the process runs, prints the id and leaves.
-    package consuming func awaitStart() throws -> Int32 {
+    /// - Parameter problem: why the machine must not be, all the same; it is ended then, and nothing of it stays.
+    package consuming func awaitStart(unless problem: (MachineState) -> String? = { _ in nil }) throws -> Int32 {
+        try awaitProcess()
+        guard let state = (try? store.record(id))??.state, let reason = problem(state) else {
+            print(id)
+            return 0
+        }
+        let (id, store) = (id, store)
+        _ = try? stop()
+        _ = try? store.remove(id)
+        throw Failure(reason)
+    }
+
+    /// Waits until the process runs.
+    mutating func awaitProcess() throws {
         do throws(SessionError) {
             while let frame = try client.receive() {
                 switch frame.kind {
-                case .started:
-                    print(id)
-                    return 0
+                case .started: return
                 case .refused, .failure:
                     let refusal = Refusal(frame.payload) ?? Refusal(exitCode: 125, message: [])
                     try? settle()
@@ -98,6 +110,7 @@ package struct RunningMachine: ~Copyable {
                 default: continue
                 }
             }
+            throw .connectionLost
         } catch {
             if case .failure(let refusal) = error {
                 throw Failure(printable(refusal.message), exitCode: Int32(refusal.exitCode))
@@ -105,7 +118,22 @@ package struct RunningMachine: ~Copyable {
             try? settle()
             throw Failure("the container's supervisor was lost, and the container with it")
         }
-        return 125
+    }
+
+    /// Ends the machine at once, where it has not ended by itself; gives the reason for which it did.
+    consuming func stop() throws -> Refusal? {
+        var reason: Refusal?
+        // One that has ended takes no order any more.
+        try? client.send(Frame(.stop, payload: NumberMessage(0).payload))
+        do throws(SessionError) {
+            while let frame = try client.receive() {
+                if frame.kind == .failure { reason = Refusal(frame.payload) }
+            }
+        } catch {
+            // Its supervisor has nothing more to say.
+        }
+        try settle()
+        return reason
     }
 
     private func settle() throws {

@@ -65,6 +65,7 @@ package enum SnapshotLaunch {
             configuration.runTimeout = runTimeout
             configuration.networks = networks
             configuration.snapshot = snapshots.directory(of: manifest.id)
+            configuration.originalSample = manifest.randomSample
             configuration.disk = snapshot.disk
             configuration.memoryServer = try memoryServer.map(Self.server)
         }
@@ -107,6 +108,7 @@ extension ContainerConfiguration {
         clone.snapshot = nil
         clone.forkOf = nil
         clone.forkCount = 1
+        clone.originalSample = nil
         clone.memoryServer = nil
         clone.monitor = installation.monitor
         clone.commandStartedAt = CommandStart.moment

@@ -14,6 +14,7 @@ extension ContainerConfiguration {
         var result = Identity()
         result.isClone = isClone
         if isClone {
+            result.originalSample = originalSample.flatMap(RandomSample.bytes) ?? []
             result.hosts = hostsFile(networks)
             result.interfaces = networks.settings(firstSlot: slot)
             if !networks.places.isEmpty { result.resolvConf = networks.resolvConf }

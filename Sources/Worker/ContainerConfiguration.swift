@@ -35,6 +35,8 @@ package struct ContainerConfiguration: Equatable, Sendable {
     package var forkOf: String?
     /// How many were forked in one go, this one among them: they share the host's processors when they begin.
     package var forkCount = 1
+    /// What the machine that it was made of drew at random, where that is known (`RandomSample`): it is to draw another.
+    package var originalSample: String?
     /// The socket of the server that the snapshot's memory comes from; nil for its file.
     package var memoryServer: String?
     /// The files of its disk, one after another, where they are others than the snapshot says.
@@ -96,6 +98,7 @@ extension ContainerConfiguration {
         if let snapshot { json.append(("snapshot", .string(snapshot))) }
         if let forkOf { json.append(("forkOf", .string(forkOf))) }
         if forkCount != 1 { json.append(("forkCount", .number(forkCount))) }
+        if let originalSample { json.append(("originalSample", .string(originalSample))) }
         if let memoryServer { json.append(("memoryServer", .string(memoryServer))) }
         if let disk {
             let parts = disk.map { JSON(members: [("path", .string($0.path)), ("length", .number($0.length))]) }
@@ -135,6 +138,7 @@ extension ContainerConfiguration {
         snapshot = try view.optional("snapshot")?.string()
         forkOf = try view.optional("forkOf")?.string()
         if let count = try view.optional("forkCount") { forkCount = Int(try count.unsigned(in: 1...1000)) }
+        originalSample = try view.optional("originalSample")?.string()
         memoryServer = try view.optional("memoryServer")?.string()
         if let field = try view.optional("disk") {
             var parts: [DiskPart] = []

@@ -26,6 +26,9 @@ package struct SnapshotManifest: Sendable {
     package var identifier: String?
     /// The snapshot that this one, a diff, goes on from, by its id.
     package var parent: String?
+    /// What the machine that was saved had drawn at random, which those that are made of it must not; nil in those that
+    /// were made before this was written down.
+    package var randomSample: String?
     /// It came from elsewhere: the paths in its state are another host's.
     package var isImported = false
     /// The steps of saving, with their microseconds.
@@ -51,6 +54,7 @@ package struct SnapshotManifest: Sendable {
         ]
         if let identifier { members.append(("identifier", .string(identifier))) }
         if let parent { members.append(("parent", .string(parent))) }
+        if let randomSample { members.append(("randomSample", .string(randomSample))) }
         if isImported { members.append(("imported", true)) }
         members += [
             ("files", JSON(members: lengths.map { ($0.name, .number($0.bytes)) })),
@@ -69,6 +73,7 @@ package struct SnapshotManifest: Sendable {
         taggedAt = try view.optional("taggedAt")?.unsigned()
         identifier = try view.optional("identifier")?.string()
         parent = try view.optional("parent")?.string()
+        randomSample = try view.optional("randomSample")?.string()
         isImported = try view.optional("imported")?.bool() ?? false
         createdAt = try view.required("createdAt").unsigned()
         machine = try ContainerConfiguration(try view.required("machine").value)

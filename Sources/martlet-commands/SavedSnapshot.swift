@@ -63,6 +63,7 @@ enum SavedSnapshot {
             var manifest = SnapshotManifest(
                 id: new.id, tag: tag, createdAt: wallClockNanoseconds(), machine: record.configuration)
             manifest.machine.networks = record.networksToKeep
+            manifest.randomSample = record.state.randomSample
             manifest.steps = report.steps.map { (printable($0.name, limit: 40), $0.nanoseconds / 1000) }
             guard try complete(new.directory, manner, isKept: isKept, &manifest, store) else {
                 store.abandon(new)

@@ -29,12 +29,13 @@ import Wire
         var client: SessionClient
         let clientSocket: Int32
 
-        init(_ root: String) throws {
+        init(_ root: String, originalSample: String? = nil) throws {
             let store = MachineStore(root: root)
             var generator = SystemRandomNumberGenerator()
             let machine = try store.create(id: MachineIdentity.makeID(using: &generator), name: "child")
             var configuration = configuration(id: machine.id, name: "child", monitor: "/nothing/there")
             configuration.forkOf = String(repeating: "a", count: 64)
+            configuration.originalSample = originalSample
             configuration.isDetached = true
             try Files.writeAtomically(
                 configuration.json.encoded(), to: "\(machine.directory)/\(MachineFile.configuration)")
@@ -88,7 +89,13 @@ import Wire
         var hello = Hello()
         hello.generation = 1
         try send(&guest, Frame(.hello, payload: hello.payload))
-        for kind in [FrameKind.hello, .identify, .thaw] { #expect(try receive(&guest).kind == kind) }
+        var identity: Identity?
+        for kind in [FrameKind.hello, .identify, .thaw] {
+            let frame = try receive(&guest)
+            #expect(frame.kind == kind)
+            if kind == .identify { identity = Identity(frame.payload) }
+        }
+        #expect(identity?.isClone == true)
         var report = StepReport()
         report.sample = [UInt8](repeating: 1, count: 16)
         try send(
@@ -128,6 +135,22 @@ import Wire
             #expect(try child.client.receive()?.kind == .failure)
             #expect(try child.supervisor.wait() == .exited(0))
             #expect(try child.store.find("child").condition == .exited)
+        }
+    }
+
+    @Test func aGuestWithItsOriginalsRandomNumbersIsEnded() throws {
+        try withDirectory { root in
+            let sample = [UInt8](repeating: 1, count: 16)
+            var child = try Child(root, originalSample: RandomSample.text(sample))
+            let monitor = try child.startMonitor()
+            var guest = try child.connectGuest()
+            try Self.becomeAnother(&guest)
+            let frame = try child.client.receive()
+            let reason = frame.flatMap { Refusal($0.payload) }.map { String(decoding: $0.message, as: UTF8.self) }
+            #expect(frame?.kind == .failure && reason?.contains("random numbers") == true, "\(reason ?? "")")
+            #expect(try monitor.wait() == .signaled(SIGKILL))
+            #expect(try child.supervisor.wait() == .exited(0))
+            #expect(!Files.exists(child.directory))
         }
     }
 

@@ -182,6 +182,28 @@ extension SupervisorStateMachine {
             ])
     }
 
+    /// Its guest says what it drew, which is not to be what its original's drew.
+    @Test func aCloneWithItsOriginalsRandomNumbersIsEnded() {
+        var policy = Machine.Policy()
+        policy.origin = .snapshot
+        policy.originalSample = [UInt8](repeating: 7, count: 16)
+        for isAnother in [false, true] {
+            if isAnother { policy.originalSample = [UInt8](repeating: 8, count: 16) }
+            var machine = Machine(policy: policy)
+            #expect(machine.handle(.guestConnected) == [.greetClone])
+            var hello = Hello()
+            hello.generation = 1
+            _ = machine.handle(.guestFrame(Frame(.hello, payload: hello.payload)))
+            _ = machine.handle(.guestFrame(Frame(.running, session: 1, payload: RunningSession().payload)))
+            let actions = machine.handle(.guestFrame(identified()))
+            #expect(actions.contains(.endMonitor) == !isAnother)
+            #expect(machine.outcome?.exitCode == (isAnother ? nil : 125))
+            // Whatever its guest does meanwhile.
+            _ = machine.handle(.guestFrame(Frame(.thawed, payload: StepReport().payload)))
+            #expect((machine.phase == .running) == isAnother)
+        }
+    }
+
     @Test func aRestoredMachine() {
         var machine = restored()
         #expect(machine.handle(.guestConnected) == [.greetGuest])

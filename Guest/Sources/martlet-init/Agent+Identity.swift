@@ -22,6 +22,9 @@ extension Agent {
             }
             report.sample = [UInt8](repeating: 0, count: 16)
             try System.check(guest_random(&report.sample, report.sample.count), "getrandom")
+            guard randomSample.renew(report.sample, original: identity.originalSample) else {
+                fail(text("the random numbers are those of the machine that this one was made of"))
+            }
             if identity.clock != 0 {
                 try step("clock", &report) { () throws(SystemFailure) in
                     try System.check(guest_set_clock(identity.clock), "clock_settime")

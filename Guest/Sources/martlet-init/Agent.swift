@@ -40,6 +40,8 @@ final class Agent {
     /// The host has said who this machine is, since the last connection was made.
     var isIdentified = false
     var machineID: [UInt8] = []
+    /// What was drawn when it became the machine that it is.
+    var randomSample = RandomSample()
     var configuredAt: UInt64 = 0
     var isConfigured = false
     var container: Container?

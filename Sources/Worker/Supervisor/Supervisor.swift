@@ -95,6 +95,7 @@ package final class Supervisor {
         let start = MachineStart(configuration)
         policy.origin = start.origin
         policy.allow(forOthers: configuration.forkCount - 1)
+        policy.originalSample = configuration.originalSample.flatMap(RandomSample.bytes)
         machine = SupervisorStateMachine(policy: policy)
         ignoreBrokenPipes()
         let signals = try SignalQueue([SIGTERM, SIGINT, SIGHUP])
@@ -286,10 +287,7 @@ extension Supervisor {
         for step in report.steps {
             state.identity.append((printable(step.name, limit: 40), step.nanoseconds / 1000))
         }
-        guard !report.sample.isEmpty else { return }
-        let digits = Array("0123456789abcdef".utf8)
-        let sample = report.sample.prefix(16).flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }
-        state.randomSample = String(decoding: sample, as: UTF8.self)
+        if !report.sample.isEmpty { state.randomSample = RandomSample.text(report.sample) }
     }
 
     private func readGuest() {

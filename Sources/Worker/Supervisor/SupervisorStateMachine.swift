@@ -47,6 +47,8 @@ package struct SupervisorStateMachine: Sendable {
         package var restoreTimeout: UInt64 = 20_000
         /// From the process's start until it is stopped; nil for no limit. All times in milliseconds.
         package var runTimeout: UInt64?
+        /// What the guest of the machine that it was made of drew, where that is known.
+        package var originalSample: [UInt8]?
 
         package init() {}
 
@@ -289,6 +291,10 @@ extension SupervisorStateMachine {
         case .identified:
             guard phase == .asked, !isIdentified, let report = StepReport(frame.payload), report.sample.count >= 16
             else { return violation("an identity") }
+            // The guest has compared as well: but it is the guest's word.
+            guard !isAnothers(report.sample) else {
+                return conclude(.failed(125, "its random numbers are those of the machine that it was made of"))
+            }
             isIdentified = true
             return [.recordIdentity(report)]
         case .running where policy.origin == .snapshot:
@@ -338,6 +344,11 @@ extension SupervisorStateMachine {
             return conclude(isTimedOut ? timeoutOutcome : .exited(report))
         default: return violation("a frame of kind \(frame.header.kind), which only a host sends")
         }
+    }
+
+    private func isAnothers(_ sample: [UInt8]) -> Bool {
+        guard let original = policy.originalSample else { return false }
+        return sample.prefix(RandomSample.count) == original[...]
     }
 
     /// The container of a restored machine runs again, now that the machine is one of its own.
