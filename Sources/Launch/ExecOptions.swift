@@ -32,23 +32,37 @@ package struct ExecOptions {
                 interactive = true
                 continue
             }
-            switch name {
-            case "env": env.append(value)
-            case "env-file": envFile.append(value)
-            case "workdir": workdir = value
-            case "user": user = value
-            default: return nil
-            }
+            guard take(name, value) else { return nil }
         }
+    }
+
+    mutating func take(_ name: String, _ value: String) -> Bool {
+        switch name {
+        case "env": env.append(value)
+        case "env-file": envFile.append(value)
+        case "workdir": workdir = value
+        case "user": user = value
+        default: return false
+        }
+        return true
+    }
+
+    /// Anything beside the command.
+    var hasSettings: Bool { interactive || !env.isEmpty || !envFile.isEmpty || workdir != nil || user != nil }
+
+    /// The variables, with those that are taken from here; all that can be wrong out here is found.
+    func check() throws -> [EnvironmentSetting] {
+        let settings = try EnvironmentSetting.read(files: envFile, settings: env)
+        if let workdir, !workdir.hasPrefix("/") {
+            throw Failure("the working directory '\(workdir)' is not an absolute path")
+        }
+        return settings
     }
 
     package func run() throws {
         ignoreBrokenPipes()
         let signals = try SignalQueue([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])
-        let settings = try EnvironmentSetting.read(files: envFile, settings: env)
-        if let workdir, !workdir.hasPrefix("/") {
-            throw Failure("the working directory '\(workdir)' is not an absolute path")
-        }
+        let settings = try check()
         if try Placement.decide() == .emulatedHost {
             throw Failure(silentlyWith: try runInEmulatedHost(settings, signals: signals))
         }
@@ -57,7 +71,7 @@ package struct ExecOptions {
         throw Failure(silentlyWith: try run(in: record, settings, signals: signals))
     }
 
-    private func run(
+    func run(
         in record: MachineRecord, _ settings: [EnvironmentSetting], signals: borrowing SignalQueue
     ) throws -> Int32 {
         let process = record.configuration.process
@@ -90,12 +104,18 @@ package struct ExecOptions {
         return try result.commandStatus()
     }
 
-    /// The variables are looked up out here, where the user's are.
     private func runInEmulatedHost(
         _ settings: [EnvironmentSetting], signals: borrowing SignalQueue
     ) throws -> Int32 {
-        var arguments = [try Installation.find().command, "exec"]
-        if interactive { arguments.append("--interactive") }
+        try EmulatedHosting.execute(
+            [try Installation.find().command, "exec"] + arguments(settings) + ["--", container] + command,
+            hasInput: interactive, signals: signals)
+    }
+
+    /// The options again, for the same command in the emulated host. The variables are looked up out here, where the
+    /// user's are.
+    func arguments(_ settings: [EnvironmentSetting]) -> [String] {
+        var arguments = interactive ? ["--interactive"] : []
         for setting in settings {
             switch setting {
             case .set(let text): arguments.append("--env=\(text)")
@@ -104,7 +124,6 @@ package struct ExecOptions {
         }
         if let workdir { arguments.append("--workdir=\(workdir)") }
         if let user { arguments += ["--user", user] }
-        return try EmulatedHosting.execute(
-            arguments + ["--", container] + command, hasInput: interactive, signals: signals)
+        return arguments
     }
 }

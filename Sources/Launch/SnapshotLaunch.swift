@@ -49,8 +49,8 @@ package enum SnapshotLaunch {
     /// Makes a container that goes on from a snapshot.
     /// - Parameter memoryServer: the socket of the page server that its memory comes from; nil for the snapshot's file.
     package static func start(
-        _ snapshot: ReadySnapshot, name: String?, network: NetworkChoice, isDetached: Bool, removesItself: Bool,
-        runTimeout: UInt64? = nil, memoryServer: String? = nil
+        _ snapshot: ReadySnapshot, name: String?, network: NetworkChoice, isDetached: Bool,
+        endsWithCommand: Bool = false, removesItself: Bool, runTimeout: UInt64? = nil, memoryServer: String? = nil
     ) throws -> RunningMachine {
         let snapshots = try store()
         let manifest = snapshot.manifest
@@ -61,6 +61,7 @@ package enum SnapshotLaunch {
         let networks = try network.check(inPlaceOf: manifest.machine.networks).map { try $0.prepare(installation) }
         return try start(manifest.machine, name: name, installation) { configuration in
             configuration.isDetached = isDetached
+            configuration.endsWithCommand = endsWithCommand
             configuration.removesItself = removesItself
             configuration.runTimeout = runTimeout
             configuration.networks = networks
@@ -109,6 +110,7 @@ extension ContainerConfiguration {
         clone.forkOf = nil
         clone.forkCount = 1
         clone.originalSample = nil
+        clone.endsWithCommand = false
         clone.memoryServer = nil
         clone.monitor = installation.monitor
         clone.commandStartedAt = CommandStart.moment

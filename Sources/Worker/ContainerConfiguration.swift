@@ -21,6 +21,8 @@ package struct ContainerConfiguration: Equatable, Sendable {
     package var rootDevice = "/dev/vda"
     /// Nobody stays attached.
     package var isDetached = false
+    /// Though nobody stays attached, it ends with the command that it was made for.
+    package var endsWithCommand = false
     /// The directory goes when the machine ends.
     package var removesItself = false
     /// Milliseconds from a stop until force.
@@ -93,6 +95,7 @@ extension ContainerConfiguration {
             ("memoryInMiB", .number(memoryInMiB)), ("rootDevice", .string(rootDevice)), ("detached", .bool(isDetached)),
             ("removesItself", .bool(removesItself)), ("stopTimeoutInMilliseconds", .number(stopTimeout)),
         ]
+        if endsWithCommand { json.append(("endsWithCommand", true)) }
         if let runTimeout { json.append(("runTimeoutInMilliseconds", .number(runTimeout))) }
         if let templates { json.append(("templates", .string(templates))) }
         if let snapshot { json.append(("snapshot", .string(snapshot))) }
@@ -133,6 +136,7 @@ extension ContainerConfiguration {
         isDetached = try view.required("detached").bool()
         removesItself = try view.required("removesItself").bool()
         stopTimeout = try view.required("stopTimeoutInMilliseconds").unsigned()
+        endsWithCommand = try view.optional("endsWithCommand")?.bool() ?? false
         runTimeout = try view.optional("runTimeoutInMilliseconds")?.unsigned()
         templates = try view.optional("templates")?.string()
         snapshot = try view.optional("snapshot")?.string()

@@ -9,7 +9,7 @@ struct Run: ParsableCommand {
         abstract: "Run a container of an image.",
         usage: """
             martlet run [OPTIONS] IMAGE [COMMAND] [ARGUMENT...]
-            martlet run --snapshot SNAPSHOT [-d] [--rm] [--name NAME] [--timeout TIME] [--memory-server SOCKET]
+            martlet run --snapshot SNAPSHOT [OPTIONS] [COMMAND] [ARGUMENT...]
             """,
         discussion: """
             Options end at the image: what follows it is the command's. Standard output and standard error stay apart; \
@@ -19,8 +19,12 @@ struct Run: ParsableCommand {
             The exit status is the process's (128 and more: ended by that signal); 125: martlet itself failed; 126: \
             the command cannot be executed; 127: there is no such command; 124: the time limit was reached.
 
+            With --snapshot the container goes on from there, and no image is named. A command is run in it as by exec, with \
+            its options; the run's output and exit status are the command's, and with it the container ends.
+
             martlet run --rm docker.io/library/alpine:3.20 echo hello
             martlet run --snapshot warm --name two
+            martlet run --rm --snapshot warm python3 /test.py
             echo data | martlet run --rm -i oci:images/busybox:latest cat
             martlet run -d --name web -m 1g --cpus 2 docker-archive:web.tar
             """)

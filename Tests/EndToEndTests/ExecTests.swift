@@ -148,6 +148,17 @@ extension EndToEnd {
                         "a=$(cat /tmp/count); sleep 1; b=$(cat /tmp/count); [ $b -gt $a ] && echo on",
                     ])
                 #expect(count.text == "on\n", "\(count)")
+                // A command's output and status are the run's; with it the container ends, which is no more.
+                let command = try stage.run(
+                    [
+                        "run", "--rm", "-i", "--name", "four", "-e", "COLOUR=red", "--snapshot", "warm", "sh", "-c",
+                        "cat /kept -; echo $COLOUR; echo oops >&2; exit 7",
+                    ], input: Array("in\n".utf8))
+                #expect(command.status == 7 && command.errorText == "oops\n", "\(command)")
+                #expect(command.text == "kept\nin\nred\n", "\(command)")
+                #expect(try stage.run(["inspect", "four"]).status == 1)
+                #expect(try stage.run(["run", "-d", "--snapshot", "warm", "true"]).status == 125)
+                #expect(try stage.run(["run", "-u", "1", "--snapshot", "warm"]).status == 125)
                 #expect(try stage.run(["snapshot", "rm", "warm"]).status == 0)
                 #expect(try stage.run(["exec", "three", "echo", "still"]).text == "still\n")
                 #expect(try stage.run(["run", "--snapshot", "warm"]).status == 125)

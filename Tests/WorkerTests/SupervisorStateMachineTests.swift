@@ -182,6 +182,16 @@ extension SupervisorStateMachine {
             ])
     }
 
+    @Test func withItsCommandAMachineEnds() {
+        for isForCommand in [false, true] {
+            var machine = running {
+                $0.isDetached = true
+                $0.endsWithCommand = isForCommand
+            }
+            #expect(machine.handle(.foregroundLost).contains(.endMonitor) == isForCommand)
+        }
+    }
+
     /// Its guest says what it drew, which is not to be what its original's drew.
     @Test func aCloneWithItsOriginalsRandomNumbersIsEnded() {
         var policy = Machine.Policy()

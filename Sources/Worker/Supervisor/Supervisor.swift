@@ -89,6 +89,7 @@ package final class Supervisor {
         self.store = store
         var policy = SupervisorStateMachine.Policy()
         policy.isDetached = configuration.isDetached
+        policy.endsWithCommand = configuration.endsWithCommand
         policy.stopSignal = configuration.process.stopSignal
         policy.stopTimeout = configuration.stopTimeout
         policy.runTimeout = configuration.runTimeout

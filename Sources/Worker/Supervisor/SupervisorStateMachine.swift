@@ -38,6 +38,8 @@ package struct SupervisorStateMachine: Sendable {
         package var origin = Origin.boot
         /// Nobody waits for the output: it goes to the log alone, and once the process runs its client may leave.
         package var isDetached = false
+        /// Its client does not leave, all the same: with it the machine ends.
+        package var endsWithCommand = false
         package var stopSignal: Int32 = 15
         /// From a stop until force.
         package var stopTimeout: UInt64 = 10_000
@@ -202,7 +204,7 @@ package struct SupervisorStateMachine: Sendable {
             return [.arm(.farewell, milliseconds: 2000)]
         case .foregroundFrame(let frame): return handleForeground(frame)
         case .foregroundLost:
-            let mayGoOn = policy.isDetached && phase == .running
+            let mayGoOn = policy.isDetached && !policy.endsWithCommand && phase == .running
             return mayGoOn ? [] : conclude(.failed(125, "the command that ran it was lost"))
         case .controlFrame(let frame): return handleControl(frame)
         case .monitorEnded(let reason):
