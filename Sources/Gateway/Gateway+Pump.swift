@@ -43,6 +43,7 @@ extension Gateway {
             guard keepPieces(flow, now) else { return abandon(flow, now) }
             readFromHost(flow, now)
         }
+        flow.isFed = false
         emit(flow, now)
         settle(flow, now)
     }
@@ -139,11 +140,11 @@ extension Gateway {
                 if rounds >= 4 { mark(flow) }
                 break
             }
+            guard let share = memoryShare(of: flow, wanted) else { break }
             rounds += 1
-            let (first, second) = unsafe flow.toMachine.space(wanted)
+            let (first, second) = unsafe flow.toMachine.space(share)
             guard first.count > 0 else {
-                // No memory for this machine: others of its flows have it. Those give it back in a moment.
-                schedule(flow, now + 5000)
+                wait(flow)
                 break
             }
             let got = unsafe withUnsafeTemporaryAllocation(of: iovec.self, capacity: 2) { vectors in

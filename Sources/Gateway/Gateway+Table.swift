@@ -94,6 +94,8 @@ final class Machine {
     var oldestFirst = TokenQueue()
     /// Slots of flows that wait for room on the link.
     var waiting: Set<UInt32> = []
+    /// Tokens of flows that wait for memory, the first to come first, some of them gone since.
+    var hungry = TokenQueue()
     /// Tokens of flows that have come to TIME-WAIT, the oldest first, some of them gone since.
     var resting = TokenQueue()
 

@@ -36,6 +36,10 @@ package final class Gateway {
     /// Flows that have something to do at the next `flush`.
     var dirty: [TCPFlow] = []
     private var working: [TCPFlow] = []
+    /// Machines some of whose flows wait for memory.
+    var hungry: [Machine] = []
+    /// There is memory for more of those than one turn takes.
+    var feedsLater = false
     /// Payload that goes to hosts at the next `flush`, in the records where it came.
     var pieces: [Piece] = []
     var head = [UInt8](repeating: 0, count: 256)
@@ -69,7 +73,7 @@ package final class Gateway {
     package var eventDescriptor: Int32 { epoll.raw }
 
     /// When `work` has to be called at the latest, in microseconds; `UInt64.max` for never.
-    package var deadline: Microseconds { timers.deadline }
+    package var deadline: Microseconds { feedsLater ? 0 : timers.deadline }
 
     /// Handles what has become ready outside, and timers that have run out.
     package func work(now: Microseconds) {
@@ -95,7 +99,9 @@ package final class Gateway {
     /// Does what a batch of packets has brought about: bytes to sockets, segments to machines. Records handed to
     /// `receive` are not read any more afterwards.
     package func flush(now: Microseconds) {
+        var turns = Gateway.feedLimit
         repeat {
+            feed(&turns)
             // Each flow once, then the link: what a flow has given to the link stays where it is until then.
             swap(&dirty, &working)
             for flow in working {
@@ -104,7 +110,8 @@ package final class Gateway {
             }
             working.removeAll(keepingCapacity: true)
             link.flush()
-        } while !dirty.isEmpty
+        } while !dirty.isEmpty || turns > 0 && canFeed
+        feedsLater = canFeed
         pieces.removeAll(keepingCapacity: true)
     }
 
@@ -125,6 +132,7 @@ package final class Gateway {
             let isStricter = known.settings.policy != machine.policy
             known.settings = machine
             if isStricter { endRefused(known, now) }
+            flush(now: now)
         } else {
             machines[machine.endpoint] = Machine(machine)
         }
@@ -164,6 +172,7 @@ package final class Gateway {
             }
         }
         withdraw(endpoint)
+        hungry.removeAll { $0.settings.endpoint == endpoint }
         machines[endpoint] = nil
         flush(now: now)
     }

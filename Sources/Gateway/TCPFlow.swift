@@ -54,6 +54,9 @@ final class TCPFlow {
     var hostIsFinished = false
     var machineHasFinished = false
     var isDirty = false
+    /// In its machine's line for memory; at the head of it, and let go on.
+    var isHungry = false
+    var isFed = false
     /// In TIME-WAIT, and in its machine's list of those.
     var isResting = false
     var isRemoved = false

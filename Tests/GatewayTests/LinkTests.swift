@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Fabric
+import FabricAPI
 import Glibc
 import Packet
 import Platform
@@ -49,6 +50,83 @@ import Testing
         bench.gateway.resume(EndpointID(7), now: bench.now)
         #expect(bench.seen().map(\.flags) == [.synchronize])
         client.close()
+    }
+}
+
+@Suite struct ScarceMemory {
+    /// Of eight connections to a machine that acknowledges nothing, four have all the memory. The others wait in line,
+    /// without a timer of their own, and go on one by one as memory is given back; who has had his turn waits again.
+    @Test func flowsWaitInLine() throws {
+        let bench = try Bench { $0.bufferInBytes = 64 << 10 }
+        let connections = try (0..<8).map { _ in try bench.connect() }
+        let bytes = [UInt8](repeating: 7, count: 40_000)
+        func acknowledge(_ index: Int, _ count: Int) {
+            bench.segment(
+                .acknowledge, to: connections[index].port, sequence: 101,
+                acknowledging: connections[index].sequence &+ UInt32(count))
+        }
+        var sent: [UInt16: Int] = [:]
+        func look() { for seen in bench.seen() { sent[seen.outsidePort, default: 0] += seen.payload.count } }
+        func count(_ index: Int) -> Int { sent[connections[index].port] ?? 0 }
+        // Something in each one's buffer, so that none has more than the least.
+        for (index, connection) in connections.enumerated() {
+            try connection.write(Array(bytes[..<5000]))
+            try bench.work {
+                look()
+                return count(index) > 0 || bench.gateway.machines.values.contains { $0.hungry.count == index - 3 }
+            }
+        }
+        #expect((0..<8).map { count($0) > 0 } == [true, true, true, true, false, false, false, false])
+        // Nothing happens until somebody acknowledges: the next timer is a retransmission's.
+        #expect(bench.gateway.deadline > bench.now + 100_000)
+        for turn in 0..<4 {
+            // The one that gives back wants more itself, and is the last then.
+            try connections[turn].write(Array(bytes[..<5000]))
+            acknowledge(turn, 5000)
+            look()
+            #expect(count(4 + turn) > 0, "\(turn)")
+            #expect(count(turn) == 5000, "\(turn)")
+        }
+        // All have all in the end.
+        for _ in 0..<8 {
+            for index in 0..<8 where count(index) > 0 { acknowledge(index, count(index)) }
+            bench.gateway.work(now: bench.now)
+            look()
+        }
+        #expect((0..<8).map(count) == [10_000, 10_000, 10_000, 10_000, 5000, 5000, 5000, 5000])
+        #expect(bench.gateway.usage(of: EndpointID(7))?.bufferInBytes == 0)
+        for connection in connections { connection.reset() }
+        try bench.work { bench.connections == 0 }
+    }
+}
+
+@Suite struct Turns {
+    /// Sockets that have more to give than a turn takes do not keep the gateway: machines have their turn between.
+    @Test func aTurnEnds() throws {
+        let bench = try Bench(transport: "udp")
+        let ports = try (0..<300).map { _ in
+            try #require(
+                try bench.gateway.publish(
+                    [PublishedPorts(parsing: "127.0.0.1:0:80/udp")], for: EndpointID(7)
+                ).ports.first
+            ).hostPort
+        }
+        let client = try InternetSocket.make(.datagram, ipv4: true)
+        for port in ports {
+            let address = SocketAddress(ipv4: 0x7F00_0001, port: port)
+            for _ in 0..<150 {
+                let code = [1 as UInt8].withUnsafeBytes {
+                    InternetSocket.send(client.raw, $0, UnsafeRawBufferPointer(start: nil, count: 0), to: address)
+                }
+                try #require(code == 0)
+            }
+        }
+        bench.gateway.work(now: bench.now)
+        let first = bench.link.packets.count
+        // 256 events of four bursts.
+        #expect(first > 0 && first <= 256 * 128)
+        // What is left is reported again.
+        try bench.work { bench.link.packets.count == 300 * 150 }
     }
 }
 
