@@ -77,13 +77,13 @@ package final class Gateway {
 
     /// Handles what has become ready outside, and timers that have run out.
     package func work(now: Microseconds) {
-        while let count = try? epoll.wait(&events, timeoutInMilliseconds: 0), count > 0 {
+        // Once: what is still ready makes `eventDescriptor` readable, and comes after the machines have had their turn.
+        if let count = try? epoll.wait(&events, timeoutInMilliseconds: 0), count > 0 {
             for index in 0..<count {
                 let (token, readiness) = events[index]
                 dispatch(token, readiness, now)
             }
             flush(now: now)
-            if count < 256 { break }
         }
         while let slot = timers.popExpired(now: now) {
             switch slots[Int(slot)] {
