@@ -102,7 +102,8 @@ package struct EgressPolicy: Equatable, Sendable {
         }
         switch rule.target {
         case .everything: return true
-        case .v4(let prefix): return address.mappedIPv4.map { prefix.contains($0) } ?? false
+        case .v4(let prefix):
+            return (address.mappedIPv4 ?? EgressPolicy.hiddenIPv4(address)).map { prefix.contains($0) } ?? false
         case .v6(let prefix): return address.mappedIPv4 == nil && prefix.contains(address)
         case .name(let pattern):
             return pins[address]?.contains { $0.until > now && EgressPolicy.fits($0.name, pattern) } ?? false
@@ -118,7 +119,14 @@ package struct EgressPolicy: Equatable, Sendable {
     }
 
     func judge(_ address: IPv6Address, _ port: UInt16, _ number: UInt8, now: UInt64) -> Judgement {
+        let hidden = EgressPolicy.hiddenIPv4(address).map { IPv6Address(mapping: $0) }
         func allows(_ rules: [EgressRule]) -> Bool {
+            // Where a translator leads to an IPv4 address, a rule that denies that one is not got round by its other name.
+            if let hidden, let rule = rules.first(where: { $0.isOfIPv4 && fits($0, hidden, port, number, now) }),
+                !rule.allows
+            {
+                return false
+            }
             for rule in rules where fits(rule, address, port, number, now) { return rule.allows }
             return !rules.contains { $0.allows }
         }
@@ -150,7 +158,12 @@ package struct EgressPolicy: Equatable, Sendable {
             }
         }
         if EgressPolicy.isForbidden(address) { return .refuse }
-        if !reachesHost && hostAddresses.contains(address) { return .refuse }
+        if !reachesHost {
+            if hostAddresses.contains(address) { return .refuse }
+            if let hidden = EgressPolicy.hiddenIPv4(address), hostAddresses.contains(IPv6Address(mapping: hidden)) {
+                return .refuse
+            }
+        }
         return .reach(address)
     }
 
@@ -160,21 +173,27 @@ package struct EgressPolicy: Equatable, Sendable {
             let value = ipv4.value
             return value >> 24 == 0 || value >> 24 == 127 || value >> 16 == 0xA9FE || value >> 28 >= 0xE
         }
-        // ::/8 holds loopback, the unspecified address and the IPv4-in-IPv6 forms; 64:ff9b::/96 and 2002::/16 lead to
-        // IPv4 addresses that were not looked at.
-        return address.high >> 56 == 0 && !(address.high >> 32 == 0x0064_FF9B) || address.isMulticast
-            || address.isLinkLocal || hidesForbidden(address)
+        // ::/8 holds loopback, the unspecified address and the IPv4-in-IPv6 forms; of those NAT64 leads elsewhere.
+        return address.high >> 56 == 0 && hiddenIPv4(address) == nil || address.isMulticast
+            || address.isLinkLocal || metadataAddresses.contains(address)
+            || hiddenIPv4(address).map { isForbidden(IPv6Address(mapping: $0)) } ?? false
     }
 
-    private static func hidesForbidden(_ address: IPv6Address) -> Bool {
-        let hidden: UInt64
-        if address.high >> 48 == 0x2002 {
-            hidden = address.high >> 16 & 0xFFFF_FFFF
-        } else if address.high >> 32 == 0x0064_FF9B {
-            hidden = address.low & 0xFFFF_FFFF
-        } else {
-            return false
+    /// Where clouds have their metadata service beside 169.254.169.254: fd00:ec2::254 (EC2) and fd20:ce::254 (Google).
+    private static let metadataAddresses = [
+        IPv6Address(high: 0xFD00_0EC2_0000_0000, low: 0x254), IPv6Address(high: 0xFD20_00CE_0000_0000, low: 0x254),
+    ]
+
+    /// The IPv4 address that an IPv6 address leads to: by 6to4 (2002::/16, RFC 3056) or NAT64 (64:ff9b::/96, RFC 6052).
+    private static func hiddenIPv4(_ address: IPv6Address) -> IPv4Address? {
+        if address.high >> 48 == 0x2002 { return IPv4Address(UInt32(truncatingIfNeeded: address.high >> 16)) }
+        if address.high == 0x0064_FF9B_0000_0000, address.low >> 32 == 0 {
+            return IPv4Address(UInt32(truncatingIfNeeded: address.low))
         }
-        return isForbidden(IPv6Address(mapping: IPv4Address(UInt32(truncatingIfNeeded: hidden))))
+        return nil
     }
+}
+
+extension EgressRule {
+    fileprivate var isOfIPv4: Bool { if case .v4 = target { true } else { false } }
 }

@@ -73,11 +73,30 @@ private func address(_ text: String) -> IPv6Address {
     @Test(arguments: [
         "127.0.0.1", "127.255.255.255", "0.0.0.0", "169.254.169.254", "169.254.0.1", "224.0.0.1", "255.255.255.255",
         "::", "::1", "::ffff:127.0.0.1", "fe80::1", "ff02::1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
-        "2002:7f00:1::", "2002:a9fe:a9fe::1", "::7f00:1",
+        "2002:7f00:1::", "2002:a9fe:a9fe::1", "::7f00:1", "64:ff9b:1::1", "64:ff9b::1:102:304", "fd00:ec2::254",
+        "fd20:ce::254",
     ]) func someAddressesAreNobodys(text: String) {
         var policy = EgressPolicy()
         policy.reachesHost = true
         #expect(policy.decide(address(text), 80, IPProtocol.tcp, hostAddresses: [], now: 0) == .refuse)
+    }
+
+    /// An IPv4 address that is denied is denied behind NAT64 and 6to4 as well, and so is the host's own.
+    @Test(arguments: ["64:ff9b::a01:203", "2002:a01:203::1"]) func translatorsAreNoWayRound(text: String) throws {
+        func judge(_ rules: [String], _ port: UInt16 = 80) throws -> EgressPolicy.Judgement {
+            var policy = EgressPolicy()
+            policy.own = EgressPolicy.Rules(try rules.map { try EgressRule(parsing: $0) })
+            return policy.judge(address(text), port, IPProtocol.tcp, now: 0)
+        }
+        #expect(try judge([]) == .allowed && judge(["deny=10.2.0.0/16"]) == .allowed)
+        #expect(try judge(["deny=10.1.0.0/16"]) == .denied && judge(["allow=::/0", "deny=10.0.0.0/8"]) == .denied)
+        #expect(try judge(["deny=10.1.0.0/16:22"]) == .allowed && judge(["deny=10.1.0.0/16:22"], 22) == .denied)
+        #expect(try judge(["allow=10.1.2.3", "deny=10.0.0.0/8"]) == .allowed)
+        #expect(try judge(["allow=::/0"]) == .allowed && judge(["allow=192.0.2.0/24"]) == .denied)
+        let policy = EgressPolicy()
+        let own: Set = [address("10.1.2.3")]
+        #expect(policy.decide(address(text), 80, IPProtocol.tcp, hostAddresses: own, now: 0) == .refuse)
+        #expect(policy.decide(address(text), 80, IPProtocol.tcp, hostAddresses: [], now: 0) == .reach(address(text)))
     }
 
     @Test func theHostIsReachedAtItsSpecialAddressOnly() {
