@@ -17,6 +17,8 @@ final class DatagramFlow {
     let origin: (listener: DatagramListener, peer: SocketAddress)?
     /// nil where it is shared.
     private var socket: Descriptor?
+    /// Those of the outside's address when it began.
+    var names: [String] = []
     var lastUsed: Microseconds
     /// `lastUsed` when the flow came to the end of its machine's list.
     var queuedAt: Microseconds

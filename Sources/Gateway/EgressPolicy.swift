@@ -93,9 +93,16 @@ package struct EgressPolicy: Equatable, Sendable {
         pattern.hasPrefix("*.") ? name.hasSuffix(pattern.dropFirst(1)) : name == pattern
     }
 
-    private func fits(_ rule: EgressRule, _ address: IPv6Address, _ port: UInt16, _ number: UInt8, _ now: UInt64)
-        -> Bool
-    {
+    /// The names that an address was given for and that hold now: a flow that begins keeps them, so that its rules go on
+    /// to fit it when the answer has run out.
+    func names(of address: IPv6Address, now: UInt64) -> [String] {
+        (pins[address] ?? []).compactMap { $0.until > now ? $0.name : nil }
+    }
+
+    private func fits(
+        _ rule: EgressRule, _ address: IPv6Address, _ port: UInt16, _ number: UInt8, _ now: UInt64,
+        _ names: [String] = []
+    ) -> Bool {
         // A rule for a port is not about what has none.
         if let wanted = rule.port, number != IPProtocol.tcp && number != IPProtocol.udp || wanted != port {
             return false
@@ -106,7 +113,8 @@ package struct EgressPolicy: Equatable, Sendable {
             return (address.mappedIPv4 ?? EgressPolicy.hiddenIPv4(address)).map { prefix.contains($0) } ?? false
         case .v6(let prefix): return address.mappedIPv4 == nil && prefix.contains(address)
         case .name(let pattern):
-            return pins[address]?.contains { $0.until > now && EgressPolicy.fits($0.name, pattern) } ?? false
+            return names.contains { EgressPolicy.fits($0, pattern) }
+                || pins[address]?.contains { $0.until > now && EgressPolicy.fits($0.name, pattern) } ?? false
         }
     }
 
@@ -118,7 +126,10 @@ package struct EgressPolicy: Equatable, Sendable {
         case denied
     }
 
-    func judge(_ address: IPv6Address, _ port: UInt16, _ number: UInt8, now: UInt64) -> Judgement {
+    /// - Parameter names: those that let a flow in, for one that there is.
+    func judge(
+        _ address: IPv6Address, _ port: UInt16, _ number: UInt8, now: UInt64, names: [String] = []
+    ) -> Judgement {
         let hidden = EgressPolicy.hiddenIPv4(address).map { IPv6Address(mapping: $0) }
         func allows(_ rules: [EgressRule]) -> Bool {
             // Where a translator leads to an IPv4 address, a rule that denies that one is not got round by its other name.
@@ -127,7 +138,7 @@ package struct EgressPolicy: Equatable, Sendable {
             {
                 return false
             }
-            for rule in rules where fits(rule, address, port, number, now) { return rule.allows }
+            for rule in rules where fits(rule, address, port, number, now, names) { return rule.allows }
             return !rules.contains { $0.allows }
         }
         var judgement = Judgement.allowed

@@ -119,7 +119,9 @@ extension Gateway {
             let socket = try InternetSocket.make(kind, ipv4: isIPv4)
             _ = try InternetSocket.connect(socket, to: SocketAddress(address, port: key.outsidePort))
             InternetSocket.keepFailures(socket.raw, ipv4: isIPv4)
-            return try add(key, machine, socket, isIPv4Outside: isIPv4, now)
+            let flow = try add(key, machine, socket, isIPv4Outside: isIPv4, now)
+            flow.names = machine.settings.policy.names(of: key.outside, now: now)
+            return flow
         } catch {
             switch error.code {
             case EMFILE, ENFILE, ENOMEM, ENOBUFS: counters.outOfDescriptors += 1

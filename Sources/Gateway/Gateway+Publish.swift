@@ -263,17 +263,17 @@ extension Gateway {
     /// Ends the flows that a machine may not have any more.
     func endRefused(_ machine: Machine, _ now: Microseconds) {
         let policy = machine.settings.policy
-        func isRefused(_ key: FlowKey) -> Bool {
+        func isRefused(_ key: FlowKey, _ names: [String]) -> Bool {
             guard key.outside != machine.gatewayAddress(isIPv4: key.isIPv4) else { return false }
             let verdict = policy.decide(
                 key.outside, key.outsidePort, key.protocolNumber, hostAddresses: hostAddresses, now: now)
             if verdict == .refuse { return true }
-            return policy.judge(key.outside, key.outsidePort, key.protocolNumber, now: now) == .denied
+            return policy.judge(key.outside, key.outsidePort, key.protocolNumber, now: now, names: names) == .denied
         }
         for slot in slots {
             switch slot {
-            case .tcp(let flow) where flow.machine === machine && isRefused(flow.key): abandon(flow, now)
-            case .datagram(let flow) where flow.machine === machine && isRefused(flow.key): remove(flow)
+            case .tcp(let flow) where flow.machine === machine && isRefused(flow.key, flow.names): abandon(flow, now)
+            case .datagram(let flow) where flow.machine === machine && isRefused(flow.key, flow.names): remove(flow)
             default: break
             }
         }

@@ -88,6 +88,7 @@ extension Gateway {
             accepting: syn, tcpConfiguration(key.endpoint, isIPv4: key.isIPv4),
             initialSequence: initialSequence(key, now), timestampOffset: initialSequence(key, 0).value, now: now)
         let flow = add(key, machine, .connecting, endpoint, syn.sequence.value)
+        flow.names = machine.settings.policy.names(of: key.outside, now: now)
         flow.adopt(socket)
         guard watch(flow) else { return abandon(flow, now) }
         counters.connectionsOpened += 1

@@ -31,6 +31,8 @@ final class TCPFlow {
     var endpoint: TCP.Endpoint
     /// The number of the machine's SYN, for errors that quote it.
     let firstSequence: UInt32
+    /// Those of the outside's address when it began.
+    var names: [String] = []
     var socket: Descriptor?
     /// The socket's number; -1 without one.
     var raw: Int32 = -1

@@ -209,6 +209,30 @@ private func address(_ text: String) -> IPv6Address {
         #expect(gateway.counters.refusedByPolicy == 1)
     }
 
+    /// A name's rule holds for what it let in for as long as that lives, not as the answer does.
+    @Test(arguments: [IPProtocol.tcp, IPProtocol.udp]) func theSameRulesEndNothingThatTheyLetIn(number: UInt8) throws {
+        let link = FakeLink()
+        let gateway = try gateway(link)
+        let target = EgressPolicy.loopbackAddresses.ipv4
+        let listener = try InternetSocket.listen(at: SocketAddress(ipv4: 0x7F00_0001, port: 0), backlog: 8)
+        let port = try InternetSocket.localAddress(listener).port
+        let rules = EgressPolicy.Rules([try EgressRule(parsing: "name=a.example")])
+        gateway.setRules(own: rules, network: EgressPolicy.Rules(), of: machine, now: 1_000_000)
+        let isPinned = gateway.pin(
+            IPv6Address(mapping: target), name: "a.example", for: machine, until: 2_000_000, now: 1_000_000)
+        #expect(isPinned)
+        var payload = number == IPProtocol.tcp ? Self.syn : [0x9C, 0x40, 0, 0, 0, 12, 0, 0, 1, 2, 3, 4]
+        (payload[2], payload[3]) = (UInt8(port >> 8), UInt8(truncatingIfNeeded: port))
+        receive(gateway, packet(number, to: target, payload), number)
+        func flows() -> Int? { gateway.usage(of: machine).map { $0.connections + $0.datagramFlows } }
+        #expect(flows() == 1)
+        gateway.setRules(own: rules, network: EgressPolicy.Rules(), of: machine, now: 9_000_000)
+        #expect(flows() == 1)
+        let others = EgressPolicy.Rules([try EgressRule(parsing: "name=b.example")])
+        gateway.setRules(own: others, network: EgressPolicy.Rules(), of: machine, now: 9_000_000)
+        #expect(flows() == 0)
+    }
+
     private static let syn: [UInt8] =
         [0x9C, 0x40, 0, 80, 1, 2, 3, 4, 0, 0, 0, 0, 0x60, 0x02, 0xFF, 0xFF, 0, 0, 0, 0, 2, 4, 5, 0xB4]
 
