@@ -15,7 +15,7 @@ extension FabricService {
 
     func acceptClients() {
         while true {
-            guard let connection = try? UnixSocket.accept(on: control) else { return }
+            guard let connection = accept(on: control, .control) else { return }
             var user: uid_t = 0
             guard unsafe clinux_peer_user(connection.raw, &user) == 0, user == geteuid() || user == 0 else { continue }
             add(ControlClient(connection))
@@ -278,6 +278,7 @@ extension FabricService {
         resolver["asked"] = .number(names.misses)
         object["names"] = .object(resolver)
         object["gateway"] = json(gateway.counters)
+        object["outOfDescriptors"] = .number(outOfDescriptors)
         return .object(object)
     }
 

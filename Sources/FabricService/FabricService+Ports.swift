@@ -15,7 +15,7 @@ extension FabricService {
     func acceptMachine(_ index: Int) {
         guard let port = ports[index] else { return }
         while true {
-            guard let connection = try? UnixSocket.accept(on: port.listener) else { return }
+            guard let connection = accept(on: port.listener, .listener(index)) else { return }
             var user: uid_t = 0
             guard unsafe clinux_peer_user(connection.raw, &user) == 0, user == geteuid() || user == 0 else { continue }
             disconnect(port)

@@ -69,6 +69,10 @@ package final class FabricService {
     /// Ports that are being served; captures look at frames only where there is one.
     var isCapturing = false
     var emptySince: UInt64?
+    /// Listeners that are not watched because there were no descriptors, until when, and how often that was.
+    var resting: [Token] = []
+    var restsUntil: UInt64?
+    var outOfDescriptors: UInt64 = 0
     var isEnding = false
 
     /// A batch has come whose effects have not been sent yet.
@@ -197,6 +201,7 @@ package final class FabricService {
         if gateway.deadline != .max { consider(gateway.deadline * 1000) }
         consider(router.expire(now: monotonicNanoseconds()))
         consider(idleDeadline)
+        consider(restsUntil)
         guard let next else { return nil }
         let now = monotonicNanoseconds()
         return next <= now ? 0 : Int32(clamping: (next - now + 999_999) / 1_000_000)
@@ -211,6 +216,7 @@ package final class FabricService {
         }
         if let deadline = names.deadline, deadline <= now { perform(names.advance(now: now)) }
         if gateway.deadline <= now / 1000 { gateway.work(now: now / 1000) }
+        if let restsUntil, restsUntil <= now { listenAgain() }
         if let idleDeadline, now >= idleDeadline { isEnding = true }
     }
 

@@ -219,6 +219,49 @@ import Wire
         #expect(try Files.list("\(store.directory("blue"))/ports").isEmpty)
     }
 
+    /// A fabric without descriptors left sleeps, and takes who waits when there are some.
+    @Test func whoComesWithoutDescriptorsLeftWaits() throws {
+        let directory = try TemporaryDirectory()
+        let path = "\(directory.path)/net.json"
+        try Files.writeAtomically(definition().json.encoded(), to: path)
+        let ready = try Pipe()
+        var specification = ProcessSpecification(
+            "/bin/sh",
+            [
+                "sh", "-c", "ulimit -n 48; exec \"$0\" \"$@\"", try fixture(), "--definition", path, "--directory",
+                directory.path, "--ready-fd", "3",
+            ], environment: ["PATH=/usr/bin:/bin"])
+        specification.descriptors = [-1, 2, 2, ready.writing.raw]
+        specification.parentDeathSignal = SIGKILL
+        let fabric = try ChildProcess(specification)
+        let reading = ready.reading
+        ready.writing.close()
+        var byte: UInt8 = 0
+        #expect(read(reading.raw, &byte, 1) == 0)
+        var clients = try (0..<60).map { _ in try Client("\(directory.path)/control") }
+        // The first ones are served; the last one's turn has not come.
+        _ = try clients[0].ask(.inspect)
+        let last = clients.removeLast()
+        try last.socket.writeAll(FabricRequest.inspect.json.encoded() + [10])
+        func isAsleep() throws -> Bool {
+            let status = String(decoding: try Files.read("/proc/\(fabric.pid)/stat", limit: 4096), as: UTF8.self)
+            return status.split(separator: ")").last?.hasPrefix(" S") ?? false
+        }
+        let patience = monotonicNanoseconds() + 60_000_000_000
+        while try !isAsleep(), monotonicNanoseconds() < patience { sched_yield() }
+        #expect(try isAsleep())
+        guard case .inspected(let state) = try clients[0].ask(.inspect) else {
+            Issue.record("no inspection")
+            return
+        }
+        #expect(state["outOfDescriptors"]?.unsignedValue ?? 0 > 0)
+        var event = pollfd(fd: last.socket.raw, events: Int16(POLLIN), revents: 0)
+        #expect(poll(&event, 1, 0) == 0)
+        clients.removeAll()
+        #expect(poll(&event, 1, 60_000) == 1)
+        _ = try fabric.killAndWait()
+    }
+
     @Test func machinesComeBackAfterAKill() throws {
         let directory = try TemporaryDirectory()
         let store = try Self.store(directory)
