@@ -122,7 +122,8 @@ package struct FabricStart: Sendable {
             let real = (try? Files.resolve(resolver)) ?? resolver
             _ = try Confinement.enter(
                 writable: [directory],
-                readable: [splitPath(resolver).directory, splitPath(real).directory, "/dev/urandom"])
+                readable: [splitPath(resolver).directory, splitPath(real).directory, "/dev/urandom"]
+                    + FabricStart.resolverDirectories)
         } catch {
             throw .system(error)
         }
@@ -153,6 +154,11 @@ package struct FabricStart: Sendable {
         }
         closeReady()
     }
+
+    /// Where programs that write resolv.conf have it lead to: they may come while the fabric runs.
+    private static let resolverDirectories = [
+        "/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
+    ]
 
     private func closeReady() {
         if let ready { Glibc.close(ready) }

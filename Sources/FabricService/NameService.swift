@@ -54,7 +54,8 @@ final class NameService {
                 _ = unsafe inotify_add_watch(watch, splitPath(path).directory, mask)
             }
         }
-        let text = (try? Files.read(resolverPath, limit: 65_536)) ?? []
+        // One that is not there for a moment, or may not be read where a link leads now, changes nothing.
+        guard let text = (try? Files.read(resolverPath, limit: 65_536)) ?? (servers.isEmpty ? [] : nil) else { return }
         servers = ResolverConfiguration(text).servers
         forwarder.setServers(servers)
     }

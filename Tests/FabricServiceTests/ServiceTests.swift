@@ -326,6 +326,25 @@ import Wire
         #expect(addresses(try a.resolve("y.example.com")).code == DNSCode.noError)
         upstream.join()
     }
+
+    /// A link into nowhere, or to where the fabric may not read: the servers stay who they were.
+    @Test func anUnreadableListChangesNothing() throws {
+        let server = try InternetSocket.make(.datagram, ipv4: true)
+        try InternetSocket.bind(server, to: SocketAddress(ipv4: 0x7F00_0002, port: 0))
+        let port = try InternetSocket.localAddress(server).port
+        let served = try Served(resolvers: "nameserver 127.0.0.2\n", resolverPort: port)
+        let client = try served.client()
+        let a = try Machine(try client.attach("a"))
+        let path = "\(served.directory.path)/resolv.conf"
+        try #require(symlink("/nonexistent/resolv.conf", "\(path).new") == 0)
+        try Files.rename("\(path).new", to: path)
+        let raw = server.raw
+        let upstream = try Thread(name: "upstream") { answerOne(raw) }
+        #expect(addresses(try a.resolve("x.example.com")).code == DNSCode.noError)
+        upstream.join()
+        guard case .inspected(let state) = try client.ask(.inspect) else { return }
+        #expect(state["names"]?["servers"]?.arrayValue == ["127.0.0.2"])
+    }
 }
 
 @Suite struct Confined {
