@@ -266,6 +266,8 @@ extension FabricService {
             entry["queuedBytes"] = .number(port.leaving.reduce(port.queue.bytes) { $0 + $1.count })
             write(router.counters(of: port.id), to: &entry)
             if let usage = gateway.usage(of: port.endpoint) { entry["outside"] = json(usage) }
+            let audited = gateway.audited(of: port.endpoint).entries
+            if !audited.isEmpty { entry["audited"] = .array(audited.map { json($0) }) }
             list.append(.object(entry))
         }
         object["machines"] = .array(list)
@@ -288,6 +290,23 @@ extension FabricService {
         object["connecting"] = .number(usage.connecting)
         object["datagramFlows"] = .number(usage.datagramFlows)
         object["bufferedBytes"] = .number(usage.bufferInBytes)
+        return .object(object)
+    }
+
+    private func json(_ audited: AuditTrail.Entry) -> JSON {
+        var object = JSONObject()
+        switch audited.target {
+        case .name(let name): object["name"] = .string(name)
+        case .address(let address, let port, let number):
+            object["address"] = .string(address.mappedIPv4.map { "\($0)" } ?? "\(address)")
+            switch number {
+            case IPProtocol.tcp: object["transport"] = "tcp"
+            case IPProtocol.udp: object["transport"] = "udp"
+            default: object["transport"] = "icmp"
+            }
+            if port != 0 { object["port"] = .number(UInt64(port)) }
+        }
+        object["times"] = .number(audited.count)
         return .object(object)
     }
 

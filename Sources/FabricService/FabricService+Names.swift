@@ -33,11 +33,18 @@ extension FabricService {
 
     /// Whether a machine's rules let it ask the outside for a name; counted where they do not.
     func mayAsk(_ message: RawSpan, _ port: MachinePort) -> Bool {
+        var audited: String?
         for rules in [port.egress, networkRules] where !rules.list.isEmpty {
-            guard let view = DNSView(message), !rules.list.permitAsking(for: view.question.name.text) else { continue }
-            router.countDrop(.nameDenied, at: port.id)
-            if !rules.auditsOnly { return false }
+            guard let view = DNSView(message) else { continue }
+            let name = view.question.name.text
+            if rules.list.permitAsking(for: name) { continue }
+            guard rules.auditsOnly else {
+                router.countDrop(.nameDenied, at: port.id)
+                return false
+            }
+            audited = name
         }
+        if let audited { gateway.noteAudited(audited, for: port.endpoint) }
         return true
     }
 

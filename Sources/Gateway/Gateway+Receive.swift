@@ -97,7 +97,10 @@ extension Gateway {
         }
         switch policy.judge(key.outside, key.outsidePort, key.protocolNumber, now: now) {
         case .allowed: break
-        case .audited: counters.audited += 1
+        case .audited:
+            counters.audited += 1
+            arrival.machine.audited.add(
+                .address(key.outside, port: key.outsidePort, protocolNumber: key.protocolNumber))
         case .denied:
             counters.refusedByPolicy += 1
             sendUnreachable(arrival.machine, key, .prohibited, quoting: quoting)

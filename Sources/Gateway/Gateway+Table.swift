@@ -45,6 +45,7 @@ package struct GatewayCounters: Equatable, Sendable {
     package var forbiddenAddress: UInt64 = 0
     package var refusedByPolicy: UInt64 = 0
     package var audited: UInt64 = 0
+    package var auditedNames: UInt64 = 0
     package var unknownConnection: UInt64 = 0
     package var overQuota: UInt64 = 0
     package var evicted: UInt64 = 0
@@ -63,7 +64,8 @@ package struct GatewayCounters: Equatable, Sendable {
             ("connectionsRefusedByHost", connectionsRefusedByHost), ("connectionsClosed", connectionsClosed),
             ("datagramFlowsOpened", datagramFlowsOpened), ("bytesOut", bytesOut), ("bytesIn", bytesIn),
             ("malformed", malformed), ("badChecksum", badChecksum), ("forbiddenAddress", forbiddenAddress),
-            ("refusedByPolicy", refusedByPolicy), ("audited", audited), ("unknownConnection", unknownConnection),
+            ("refusedByPolicy", refusedByPolicy), ("audited", audited), ("auditedNames", auditedNames),
+            ("unknownConnection", unknownConnection),
             ("overQuota", overQuota), ("evicted", evicted), ("outOfDescriptors", outOfDescriptors),
             ("unknownProtocol", unknownProtocol), ("noPingSockets", noPingSockets),
             ("hostWouldNotTake", hostWouldNotTake), ("linkFull", linkFull), ("publishedRefused", publishedRefused),
@@ -85,6 +87,7 @@ enum Slot {
 final class Machine {
     var settings: InsideMachine
     let pool: BufferPool
+    var audited = AuditTrail()
     var connections = 0
     /// Tokens of flows whose connect is under way, the oldest first, and of some that have got on since.
     var connecting = TokenQueue()

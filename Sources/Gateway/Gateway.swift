@@ -150,6 +150,15 @@ package final class Gateway {
         machines[endpoint]?.settings.policy.pin(address, name: name, until: until, now: now) ?? false
     }
 
+    /// A machine was let ask for a name that its rules deny, because those are only tried out.
+    package func noteAudited(_ name: String, for endpoint: EndpointID) {
+        counters.auditedNames += 1
+        machines[endpoint]?.audited.add(.name(name))
+    }
+
+    /// What a machine was let do that its rules deny.
+    package func audited(of endpoint: EndpointID) -> AuditTrail { machines[endpoint]?.audited ?? AuditTrail() }
+
     /// Says anew what a machine may reach; names that it has asked for stay known.
     package func setRules(
         own: EgressPolicy.Rules, network: EgressPolicy.Rules, of endpoint: EndpointID, now: Microseconds

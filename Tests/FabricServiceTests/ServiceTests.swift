@@ -268,6 +268,44 @@ import Wire
         #expect(state["machines"]?.arrayValue?.first?["dropped"]?["nameDenied"]?.unsignedValue == 3)
     }
 
+    /// What rules that are only tried out would deny is let through, and told: it is no drop.
+    @Test func whatIsAuditedIsTold() throws {
+        let server = try InternetSocket.make(.datagram, ipv4: true)
+        try InternetSocket.bind(server, to: SocketAddress(ipv4: 0x7F00_0001, port: 0))
+        let port = try InternetSocket.localAddress(server).port
+        let served = try Served(resolvers: "nameserver 127.0.0.1\n", resolverPort: port)
+        let client = try served.client()
+        let rules = try ["name=*.good.example:443"].map { try EgressRule(parsing: $0) }
+        let a = try Machine(
+            try client.attach("a") {
+                $0.egress = rules
+                $0.isEgressAudited = true
+                $0.hasHostAccess = true
+            })
+        let raw = server.raw
+        let upstream = try Thread(name: "upstream") { answerOne(raw) }
+        for _ in 0..<2 {
+            #expect(addresses(try a.resolve("data.evil.example")) == (0, [IPv4Address(203, 0, 113, 5)]))
+        }
+        upstream.join()
+        // The host's loopback, so that nothing leaves it.
+        try a.send(a.datagram(to: IPv4Address(198, 19, 255, 254), Network.gatewayMAC, 4000, port, [1]))
+        _ = try a.resolve("a")
+        guard case .inspected(let state) = try client.ask(.inspect) else {
+            Issue.record("no inspection")
+            return
+        }
+        let machine = try #require(state["machines"]?.arrayValue?.first)
+        #expect(machine["dropped"]?["nameDenied"]?.unsignedValue == 0)
+        #expect(state["gateway"]?["auditedNames"]?.unsignedValue == 2)
+        #expect(state["gateway"]?["audited"]?.unsignedValue == 1)
+        let audited = try #require(machine["audited"]?.arrayValue)
+        #expect(audited.count == 2 && audited[0]["name"] == "data.evil.example")
+        #expect(audited[0]["times"]?.unsignedValue == 2)
+        #expect(audited[1]["address"] == "198.19.255.254" && audited[1]["transport"] == "udp")
+        #expect(audited[1]["port"]?.unsignedValue == UInt64(port))
+    }
+
     @Test func aNetworksRulesHoldAtOnceForAllOfItsMachines() throws {
         let served = try Served(resolvers: "nameserver 127.0.0.1\n", resolverPort: 9)
         let client = try served.client()

@@ -116,6 +116,19 @@ private func address(_ text: String) -> IPv6Address {
     }
 }
 
+@Suite struct Audits {
+    @Test func theLastThatDifferAreKept() {
+        var trail = AuditTrail()
+        for index in 0..<100 {
+            trail.add(.name("n\(index).example"))
+            trail.add(.name("often.example"))
+        }
+        #expect(trail.entries.count == AuditTrail.limit)
+        #expect(trail.entries.last == AuditTrail.Entry(target: .name("often.example"), count: 100))
+        #expect(trail.entries.first?.target == .name("n69.example"))
+    }
+}
+
 @Suite struct Timers {
     @Test(arguments: 0..<20 as Range<UInt64>) func runOutInTimeAndNotBefore(seed: UInt64) {
         var random = SeededGenerator(seed)
