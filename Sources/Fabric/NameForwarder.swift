@@ -51,6 +51,15 @@ package struct NameForwarder {
         let query: [UInt8]
     }
 
+    private struct Attempt {
+        let server: Int
+        let overTCP: Bool
+        /// Without EDNS, for a server that does not know it (RFC 6891 §7).
+        let isPlain: Bool
+        let at: UInt64
+        var isOver = false
+    }
+
     private struct Pending {
         let key: NameCache.Key
         let owner: EndpointID
@@ -60,7 +69,7 @@ package struct NameForwarder {
         /// In the order in which they are asked.
         var order: [Int]
         /// When each attempt was begun.
-        var attempts: [(server: Int, overTCP: Bool, at: UInt64, isOver: Bool)] = []
+        var attempts: [Attempt] = []
         var nextAttempt: UInt64
         var message: [UInt8]
         var lastFailure: [UInt8]?
@@ -149,9 +158,12 @@ package struct NameForwarder {
         guard let entry = lookUp(exchange) else { return [] }
         let attempt = entry.attempts[exchange.attempt]
         let span = message.span
-        guard let view = DNSView(unsafe span.bytes), view.isResponse, view.identifier == entry.identifier,
-            view.questionCount == 1, view.question == entry.key.question
-        else { return [] }
+        guard let view = DNSView(unsafe span.bytes), view.isResponse, view.identifier == entry.identifier else {
+            return []
+        }
+        // Who does not understand a question may answer with a header alone.
+        let isHeader = view.code == DNSCode.formatError && view.questionCount == 0
+        guard isHeader || view.questionCount == 1 && view.question == entry.key.question else { return [] }
         let elapsed = now &- attempt.at
         if servers.indices.contains(attempt.server) {
             let old = servers[attempt.server].roundTrip
@@ -159,14 +171,20 @@ package struct NameForwarder {
         }
         if view.isTruncated, !attempt.overTCP {
             pending[exchange.pending]?.attempts[exchange.attempt].isOver = true
-            return [.end(exchange)] + begin(exchange.pending, attempt.server, overTCP: true, now)
+            return [.end(exchange)]
+                + begin(exchange.pending, attempt.server, overTCP: true, isPlain: attempt.isPlain, now)
+        }
+        if view.code == DNSCode.formatError, !attempt.isPlain {
+            pending[exchange.pending]?.attempts[exchange.attempt].isOver = true
+            return [.end(exchange)]
+                + begin(exchange.pending, attempt.server, overTCP: attempt.overTCP, isPlain: true, now)
         }
         if view.code == DNSCode.noError || view.code == DNSCode.noSuchName {
             if servers.indices.contains(attempt.server) { servers[attempt.server].failures = 0 }
             cache.store(message, for: entry.key, now: now)
             return finish(exchange.pending, message)
         }
-        pending[exchange.pending]?.lastFailure = message
+        if !isHeader { pending[exchange.pending]?.lastFailure = message }
         return failed(exchange, now)
     }
 
@@ -214,7 +232,7 @@ package struct NameForwarder {
 
     private mutating func attemptNext(_ index: Int, _ now: UInt64) -> [NameAction] {
         guard let entry = pending[index] else { return [] }
-        let asked = entry.attempts.count { !$0.overTCP }
+        let asked = entry.attempts.count { !$0.overTCP && !$0.isPlain }
         // Each server is asked up to three times within the timeout: datagrams get lost.
         guard !entry.order.isEmpty, asked < entry.order.count * 3 else {
             pending[index]?.nextAttempt = .max
@@ -224,14 +242,18 @@ package struct NameForwarder {
         let patience = servers.indices.contains(server) ? servers[server].roundTrip * 2 : 0
         let wait = asked + 1 < entry.order.count ? min(max(patience, 60_000_000), 400_000_000) : 1_000_000_000
         pending[index]?.nextAttempt = now &+ wait
-        return begin(index, server, overTCP: false, now)
+        return begin(index, server, overTCP: false, isPlain: false, now)
     }
 
-    private mutating func begin(_ index: Int, _ server: Int, overTCP: Bool, _ now: UInt64) -> [NameAction] {
+    private mutating func begin(
+        _ index: Int, _ server: Int, overTCP: Bool, isPlain: Bool, _ now: UInt64
+    ) -> [NameAction] {
         guard let entry = pending[index], servers.indices.contains(server) else { return [] }
         let exchange = ExchangeID(pending: index, attempt: entry.attempts.count)
-        pending[index]?.attempts.append((server, overTCP, now, false))
-        return [.ask(exchange, upstream: servers[server].address, message: entry.message, overTCP: overTCP)]
+        pending[index]?.attempts.append(Attempt(server: server, overTCP: overTCP, isPlain: isPlain, at: now))
+        var message = entry.message
+        if isPlain { message = NameForwarder.query(entry.key, identifier: entry.identifier, isPlain: true) ?? message }
+        return [.ask(exchange, upstream: servers[server].address, message: message, overTCP: overTCP)]
     }
 
     private mutating func failed(_ exchange: ExchangeID, _ now: UInt64) -> [NameAction] {
@@ -272,7 +294,7 @@ package struct NameForwarder {
     // MARK: - Messages
 
     /// The question as it is asked of a server.
-    private static func query(_ key: NameCache.Key, identifier: UInt16) -> [UInt8]? {
+    private static func query(_ key: NameCache.Key, identifier: UInt16, isPlain: Bool = false) -> [UInt8]? {
         var message = [UInt8](repeating: 0, count: 12 + DNSName.limit + 4 + 11)
         var length: Int?
         do {
@@ -282,8 +304,10 @@ package struct NameForwarder {
                 identifier: identifier, flags: 0x0100 | (key.options & 2 != 0 ? 0x0010 : 0), at: 0,
                 limit: bytes.byteCount)
             builder.add(key.question, to: &bytes)
-            builder.extend(
-                payloadSize: UInt16(NameServer.datagramLimit), wantsDNSSEC: key.options & 1 != 0, to: &bytes)
+            if !isPlain {
+                builder.extend(
+                    payloadSize: UInt16(NameServer.datagramLimit), wantsDNSSEC: key.options & 1 != 0, to: &bytes)
+            }
             length = builder.finish(&bytes)
         }
         return length.map { Array(message[..<$0]) }
@@ -299,6 +323,8 @@ package struct NameForwarder {
         // The question has the same length, whatever its letters: the name is not compressed in either.
         guard query.recordsOffset == view.recordsOffset else { return fail(waiter, DNSCode.serverFailure) }
         var result = message
+        // Who has said nothing of EDNS does not hear of it (RFC 6891 §6.1.1).
+        if query.extensionRecord == nil { NameForwarder.removeExtension(view, from: &result) }
         result[0] = waiter.query[0]
         result[1] = waiter.query[1]
         for index in DNSView.headerLength..<query.recordsOffset { result[index] = waiter.query[index] }
@@ -311,6 +337,26 @@ package struct NameForwarder {
             for index in 6..<12 { result[index] = 0 }
         }
         return [.answer(waiter.client, result)]
+    }
+
+    /// Takes the OPT record out of a message, and what additional records come after it, whose names may point beyond.
+    private static func removeExtension(_ view: borrowing DNSView, from message: inout [UInt8]) {
+        var records = view.records
+        var record = DNSRecord()
+        var end = view.recordsOffset
+        var kept: UInt16 = 0
+        while records.next(&record) {
+            if record.section == .additional {
+                if record.type == DNSType.opt {
+                    message.removeSubrange(end...)
+                    message[10] = UInt8(kept >> 8)
+                    message[11] = UInt8(truncatingIfNeeded: kept)
+                    return
+                }
+                kept += 1
+            }
+            end = record.dataOffset + record.dataLength
+        }
     }
 
     private func fail(_ waiter: Waiter, _ code: UInt8) -> [NameAction] {

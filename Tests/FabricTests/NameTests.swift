@@ -194,7 +194,7 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
     /// A server's answer to a question that the forwarder asks.
     static func answer(
         _ asked: [UInt8], addresses: Int = 1, code: UInt8 = 0, time: UInt32 = 60, truncated: Bool = false,
-        negative: UInt32? = nil
+        negative: UInt32? = nil, edns: Bool = false
     ) -> [UInt8] {
         var length = 0
         let bytes = built(60_000) { output in
@@ -212,10 +212,60 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
                 if let negative {
                     builder.authority(zone: view.question.name.dropping(1), negativeTimeToLive: negative, to: &output)
                 }
+                if edns { builder.extend(payloadSize: 4096, to: &output) }
                 length = builder.finish(&output) ?? 0
             }
         }
         return Array(bytes[..<length])
+    }
+
+    /// Whether a message has an OPT record.
+    private func hasExtension(_ message: [UInt8]) -> Bool? {
+        reading(message) { bytes in
+            guard let view = DNSView(bytes) else { return nil }
+            return view.extensionRecord != nil
+        }
+    }
+
+    /// A server that does not know EDNS is asked again without, the same one, and only once. One may answer such a
+    /// question with its header alone.
+    @Test(arguments: [false, true]) func serversWithoutExtensions(isHeaderAlone: Bool) throws {
+        var names = forwarder()
+        let first = try #require(
+            asked(names.ask(query("x.example", edns: 1232), from: Self.client, now: 0)).first)
+        #expect(hasExtension(first.message) == true)
+        var refusal = Self.answer(first.message, addresses: 0, code: DNSCode.formatError)
+        if isHeaderAlone {
+            refusal.removeSubrange(12...)
+            refusal[5] = 0
+        }
+        let retry = names.receive(refusal, for: first.id, now: 1)
+        let second = try #require(asked(retry).first)
+        #expect(retry.contains(.end(first.id)) && second.server == first.server && second.id != first.id)
+        #expect(hasExtension(second.message) == false && !second.overTCP)
+        let done = answers(names.receive(Self.answer(second.message), for: second.id, now: 2))
+        #expect(read(try #require(done.first))?.data == ["203.0.113.0"])
+        // One that says it of a plain question as well has failed.
+        let third = try #require(asked(names.ask(query("y.example"), from: Self.client, now: 3)).first)
+        let fourth = try #require(
+            asked(
+                names.receive(
+                    Self.answer(third.message, addresses: 0, code: DNSCode.formatError), for: third.id, now: 4)
+            ).first)
+        let moved = names.receive(
+            Self.answer(fourth.message, addresses: 0, code: DNSCode.formatError), for: fourth.id, now: 5)
+        #expect(asked(moved).first.map { $0.server != fourth.server } == true)
+    }
+
+    @Test func extensionsAreForThoseWhoKnowThem() throws {
+        var names = forwarder()
+        let first = try #require(asked(names.ask(query("x.example"), from: Self.client, now: 0)).first)
+        let done = names.receive(Self.answer(first.message, edns: true), for: first.id, now: 1)
+        let plain = try #require(answers(done).first)
+        #expect(hasExtension(plain) == false && read(plain)?.data == ["203.0.113.0"] && plain[11] == 0)
+        // From memory, for one who knows them.
+        let known = answers(names.ask(query("x.example", edns: 1232), from: Self.client, now: 2))
+        #expect(hasExtension(try #require(known.first)) == true && names.hits == 1)
     }
 
     private func forwarder() -> NameForwarder {
