@@ -6,7 +6,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
     case malformedFrame, malformedOffload, malformedARP, malformedIPv4, malformedIPv6, malformedNDP, malformedDHCP
     case spoofedMAC, spoofedIPv4, spoofedIPv6, spoofedARP, spoofedNDP
     case rogueRouter, rogueServer, redirect, sourceRoute, vlanTag, otherEtherType
-    case badChecksum, tooLarge, multicastLimit, errorLimit, queryLimit, nameDenied
+    case badChecksum, tooLarge, multicastLimit, errorLimit, queryLimit, streamLimit, nameDenied
     case fragmentOverlap, fragmentLimit, fragmentLength
     // Not lost: kept until the rest of its packet comes.
     case fragmentWaits

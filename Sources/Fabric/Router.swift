@@ -260,6 +260,14 @@ package struct Router: ~Copyable {
         return .whole
     }
 
+    /// Whether a port may ask the name server once more, over whatever transport; counted where not.
+    package mutating func takeQuery(at port: PortID, now: UInt64) -> Bool {
+        guard port.index < ports.count else { return false }
+        if ports[port.index].queries.take(now: now) { return true }
+        countDrop(.queryLimit, at: port)
+        return false
+    }
+
     /// Forgets fragments that wait for others for too long; gives when to ask again.
     package mutating func expire(now: UInt64) -> UInt64? {
         _ = reassembler.expire(now: now)

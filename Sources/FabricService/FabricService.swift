@@ -27,6 +27,8 @@ package final class FabricService {
         package var queryLimit = Router.queryLimit
         /// How long it stays without endpoints: the next machine then finds it there.
         package var idleTimeInSeconds: UInt64 = 60
+        /// How long a machine's stream to the name server is kept that nothing whole comes or goes by.
+        package var streamIdleTimeInNanoseconds: UInt64 = 10_000_000_000
         /// Where machines that may reach the host's loopback find it.
         package var hostLoopback = EgressPolicy.HostLoopback.here
 
@@ -53,6 +55,8 @@ package final class FabricService {
     /// Machines' connections to the name server, by numbers that are not used again soon.
     var streams: [Int: NameStream] = [:]
     var nextStream = 0
+    /// When the next of them may have been idle for too long; not later than that.
+    var streamsDue: UInt64?
     let received: FrameArena
     /// Segments that are cut here.
     let made: FrameArena
@@ -202,6 +206,7 @@ package final class FabricService {
         consider(router.expire(now: monotonicNanoseconds()))
         consider(idleDeadline)
         consider(restsUntil)
+        consider(streamsDue)
         guard let next else { return nil }
         let now = monotonicNanoseconds()
         return next <= now ? 0 : Int32(clamping: (next - now + 999_999) / 1_000_000)
@@ -216,6 +221,7 @@ package final class FabricService {
         }
         if let deadline = names.deadline, deadline <= now { perform(names.advance(now: now)) }
         if gateway.deadline <= now / 1000 { gateway.work(now: now / 1000) }
+        if let streamsDue, streamsDue <= now { endIdleStreams(now: now) }
         if let restsUntil, restsUntil <= now { listenAgain() }
         if let idleDeadline, now >= idleDeadline { isEnding = true }
     }

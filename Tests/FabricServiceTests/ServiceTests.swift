@@ -403,17 +403,18 @@ import Wire
     }
 }
 
-/// Answers one query with an address.
-private func answerOne(_ socket: Int32) {
+/// Answers one query with an address; false where none came.
+@discardableResult
+func answerOne(_ socket: Int32) -> Bool {
     var waiting = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
-    guard poll(&waiting, 1, 10_000) == 1 else { return }
+    guard poll(&waiting, 1, 10_000) == 1 else { return false }
     var space = [UInt8](repeating: 0, count: 1500)
     var from = sockaddr_storage()
     var size = socklen_t(MemoryLayout<sockaddr_storage>.size)
     let count = withUnsafeMutablePointer(to: &from) {
         $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { recvfrom(socket, &space, space.count, 0, $0, &size) }
     }
-    guard count > 0 else { return }
+    guard count > 0 else { return false }
     let asked = Array(space[..<count])
     var length = 0
     let message = built(512) { output in
@@ -424,7 +425,9 @@ private func answerOne(_ socket: Int32) {
         builder.answer(view.question.name, .v4(IPv4Address(203, 0, 113, 5)), timeToLive: 60, to: &output)
         length = builder.finish(&output) ?? 0
     }
+    guard length > 0 else { return false }
     _ = withUnsafePointer(to: &from) {
         $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { sendto(socket, message, length, 0, $0, size) }
     }
+    return true
 }

@@ -42,7 +42,7 @@ final class Served {
     /// - Parameter resolvers: the text of resolv.conf.
     init(
         resolvers: String = "", resolverPort: UInt16 = 53, isInternal: Bool = false,
-        queryLimit: TokenBucket = Router.queryLimit
+        queryLimit: TokenBucket = Router.queryLimit, streamIdleTimeInNanoseconds: UInt64 = 10_000_000_000
     ) throws {
         let directory = try TemporaryDirectory()
         self.directory = directory
@@ -52,6 +52,7 @@ final class Served {
         configuration.resolverPath = "\(directory.path)/resolv.conf"
         configuration.resolverPort = resolverPort
         configuration.queryLimit = queryLimit
+        configuration.streamIdleTimeInNanoseconds = streamIdleTimeInNanoseconds
         configuration.idleTimeInSeconds = 1
         let control = try UnixSocket.listen(at: "\(directory.path)/control").release()
         let settings = configuration
