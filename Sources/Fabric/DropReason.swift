@@ -7,7 +7,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
     case spoofedMAC, spoofedIPv4, spoofedIPv6, spoofedARP, spoofedNDP
     case rogueRouter, rogueServer, redirect, sourceRoute, vlanTag, otherEtherType
     case badChecksum, tooLarge, multicastLimit, errorLimit, queryLimit, streamLimit, nameDenied
-    case fragmentOverlap, fragmentLimit, fragmentLength
+    case fragmentOverlap, fragmentLimit, fragmentLength, fragmentTimeout
     // Not lost: kept until the rest of its packet comes.
     case fragmentWaits
     // What has nowhere to go.

@@ -102,6 +102,9 @@ package struct Router: ~Copyable {
         ports[port.index].counters[reason] &+= 1
     }
 
+    /// Counts what was for a machine that is not there any more, with those that are gone.
+    package mutating func countLost(_ reason: DropReason) { retired[reason] &+= 1 }
+
     package mutating func countSent(_ bytes: Int, to port: PortID) {
         guard port.index < ports.count else { return }
         ports[port.index].counters.framesToMachine &+= 1
@@ -270,7 +273,9 @@ package struct Router: ~Copyable {
 
     /// Forgets fragments that wait for others for too long; gives when to ask again.
     package mutating func expire(now: UInt64) -> UInt64? {
-        _ = reassembler.expire(now: now)
+        for owner in reassembler.expire(now: now) {
+            if let port = port(of: EndpointID(owner)) { countDrop(.fragmentTimeout, at: port) }
+        }
         return reassembler.nextDeadline
     }
 }

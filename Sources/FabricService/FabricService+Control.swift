@@ -280,6 +280,14 @@ extension FabricService {
         resolver["asked"] = .number(names.misses)
         object["names"] = .object(resolver)
         object["gateway"] = json(gateway.counters)
+        object["captures"] = .array(
+            captures.compactMap { capture in
+                guard let capture else { return nil }
+                var entry = JSONObject()
+                entry["id"] = capture.port.flatMap { ports[$0.index] }.map { .string($0.machine) }
+                entry["lost"] = .number(capture.lost)
+                return .object(entry)
+            })
         object["outOfDescriptors"] = .number(outOfDescriptors)
         return .object(object)
     }

@@ -79,7 +79,7 @@ extension FabricService {
             port.endpoint == client.endpoint
         else { return }
         let place = DatagramReply.payloadOffset(isIPv6: isIPv6)
-        guard message.count <= FrameLayout.longest - place else { return }
+        guard message.count <= FrameLayout.longest - place else { return router.countDrop(.tooLarge, at: target) }
         var reply = unsafe answer.slot(0).mutableBytes
         reply.put(message, at: place)
         sendAnswer(message.count, isIPv6: isIPv6, port: clientPort, to: port)

@@ -75,17 +75,23 @@ extension FabricService {
         _ packet: InsidePacket, head: UnsafeRawBufferPointer, _ first: UnsafeRawBufferPointer,
         _ second: UnsafeRawBufferPointer
     ) {
-        guard let target = router.port(of: packet.endpoint), let port = ports[target.index] else { return }
+        guard let target = router.port(of: packet.endpoint), let port = ports[target.index] else {
+            return router.countLost(.notAttached)
+        }
         guard port.isConnected else { return router.countDrop(.receiverGone, at: target) }
         let total = FrameLayout.packet + packet.length
-        guard head.count <= total, total <= FrameLayout.longest else { return }
+        guard head.count <= total, total <= FrameLayout.longest else {
+            return router.countDrop(.tooLarge, at: target)
+        }
         if router.offloads(of: target).accept(packet.header) {
             if headCount == FrameArena.slotCount { flushOutbox() }
             let slot = unsafe heads.slot(headCount, count: head.count)
             headCount += 1
             unsafe slot.copyMemory(from: head)
             var record = unsafe slot.mutableBytes
-            guard case .forward = router.deliver(packet, in: &record) else { return }
+            if case .drop(let reason) = router.deliver(packet, in: &record) {
+                return router.countDrop(reason, at: target)
+            }
             return add(
                 unsafe Outgoing(
                     port: target.index, source: FabricService.gatewaySource,
@@ -98,7 +104,7 @@ extension FabricService {
         unsafe UnsafeMutableRawBufferPointer(rebasing: slot[head.count...]).copyMemory(from: first)
         unsafe UnsafeMutableRawBufferPointer(rebasing: slot[(head.count + first.count)...]).copyMemory(from: second)
         var record = unsafe slot.mutableBytes
-        guard case .forward = router.deliver(packet, in: &record) else { return }
+        if case .drop(let reason) = router.deliver(packet, in: &record) { return router.countDrop(reason, at: target) }
         unsafe send(slot, to: target, from: target)
         flushOutbox()
     }

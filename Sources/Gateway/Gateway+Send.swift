@@ -89,7 +89,10 @@ extension Gateway {
         let length = headerLength + payload.count
         var packet = InsidePacket(
             endpoint: key.endpoint, length: transport - FrameLayout.packet + length, isIPv6: !isIPv4)
-        guard packet.length <= 65535 else { return }
+        guard packet.length <= 65535 else {
+            counters.tooLarge += 1
+            return
+        }
         let mtu = min(limit, link.capabilities(of: key.endpoint).mtu)
         if packet.length > mtu {
             return unsafe sendInPieces(

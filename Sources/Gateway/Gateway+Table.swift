@@ -54,6 +54,7 @@ package struct GatewayCounters: Equatable, Sendable {
     package var noPingSockets: UInt64 = 0
     package var hostWouldNotTake: UInt64 = 0
     package var linkFull: UInt64 = 0
+    package var tooLarge: UInt64 = 0
     package var publishedRefused: UInt64 = 0
     package init() {}
 
@@ -68,7 +69,8 @@ package struct GatewayCounters: Equatable, Sendable {
             ("unknownConnection", unknownConnection),
             ("overQuota", overQuota), ("evicted", evicted), ("outOfDescriptors", outOfDescriptors),
             ("unknownProtocol", unknownProtocol), ("noPingSockets", noPingSockets),
-            ("hostWouldNotTake", hostWouldNotTake), ("linkFull", linkFull), ("publishedRefused", publishedRefused),
+            ("hostWouldNotTake", hostWouldNotTake), ("linkFull", linkFull), ("tooLarge", tooLarge),
+            ("publishedRefused", publishedRefused),
         ]
     }
 }

@@ -61,11 +61,13 @@ package struct Reassembler: ~Copyable {
     /// When `expire` has something to do next.
     package var nextDeadline: UInt64? { packets.first?.deadline }
 
-    /// Forgets packets whose time is over; gives how many.
-    package mutating func expire(now: UInt64) -> Int {
-        let before = packets.count
+    /// Forgets packets whose time is over; gives the owner of each.
+    package mutating func expire(now: UInt64) -> [UInt32] {
+        // The oldest are first.
+        guard let first = packets.first, first.deadline <= now else { return [] }
+        let owners = packets.compactMap { $0.deadline <= now ? $0.key.owner : nil }
         packets.removeAll { $0.deadline <= now }
-        return before - packets.count
+        return owners
     }
 
     /// Forgets an owner's packets.

@@ -306,6 +306,29 @@ import Wire
         #expect(audited[1]["port"]?.unsignedValue == UInt64(port))
     }
 
+    /// A reader that reads nothing: what it loses is told.
+    @Test func whatACaptureLosesIsTold() throws {
+        let served = try Served()
+        let client = try served.client()
+        let a = try Machine(try client.attach("a"))
+        let b = try Machine(try client.attach("b"))
+        let pipe = try Pipe()
+        // A reader that stays for as long as the process: the fabric in it writes when the test has ended.
+        _ = dup(pipe.reading.raw)
+        let reply = try client.send(FabricRequest.capture(id: "a").json.encoded(), descriptor: pipe.writing.raw)
+        #expect(reply == .done)
+        let payload = [UInt8](repeating: 7, count: 1400)
+        for index in 0..<4000 as Range<UInt16> { try a.send(a.datagram(to: b.address, b.mac, index, 1, payload)) }
+        _ = try a.resolve("b")
+        guard case .inspected(let state) = try client.ask(.inspect) else {
+            Issue.record("no inspection")
+            return
+        }
+        let captures = try #require(state["captures"]?.arrayValue)
+        #expect(captures.count == 1 && captures[0]["id"] == "a")
+        #expect(captures[0]["lost"]?.unsignedValue ?? 0 > 0)
+    }
+
     @Test func aNetworksRulesHoldAtOnceForAllOfItsMachines() throws {
         let served = try Served(resolvers: "nameserver 127.0.0.1\n", resolverPort: 9)
         let client = try served.client()

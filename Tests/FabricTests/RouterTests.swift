@@ -154,6 +154,16 @@ import Testing
         #expect(bench.count(.networkIsInternal) == 2)
     }
 
+    @Test func fragmentsThatWaitInVainAreCounted() throws {
+        let bench = try Bench()
+        let part = Record.ipv4(bench.a.v4, v4("192.0.2.1"), 17, [UInt8](repeating: 7, count: 1480), more: true)
+        #expect(bench.verdict(Record.frame(bench.a.mac, gatewayMAC, EtherType.ipv4, part)) == .drop(.fragmentWaits))
+        let deadline = bench.router.expire(now: bench.now)
+        #expect(deadline != nil && bench.count(.fragmentTimeout) == 0)
+        let next = bench.router.expire(now: deadline ?? 0)
+        #expect(next == nil && bench.count(.fragmentTimeout) == 1)
+    }
+
     @Test func fragmentsAreJoinedForTheOutside() throws {
         let bench = try Bench()
         let datagram = Record.udp(5, 6, [UInt8](repeating: 7, count: 2000))

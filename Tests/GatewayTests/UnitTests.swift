@@ -246,6 +246,32 @@ private func address(_ text: String) -> IPv6Address {
         #expect(flows() == 0)
     }
 
+    @Test func whatGoesNoFurtherIsCounted() throws {
+        let link = FakeLink()
+        let gateway = try gateway(link)
+        let target = EgressPolicy.loopbackAddresses.ipv4
+        // The end of a connection that nobody knows.
+        let stray: [UInt8] = [0x9C, 0x40, 0, 80, 1, 2, 3, 4, 0, 0, 0, 1, 0x50, 0x11, 0xFF, 0xFF, 0, 0, 0, 0]
+        receive(gateway, packet(IPProtocol.tcp, to: target, stray), IPProtocol.tcp)
+        #expect(gateway.counters.unknownConnection == 1)
+        // GRE, and an answer to an echo that nobody has sent.
+        receive(gateway, packet(47, to: target, [1, 2, 3, 4, 5, 6, 7, 8]), 47)
+        receive(gateway, packet(IPProtocol.icmp, to: target, [0, 0, 0, 0, 1, 2, 3, 4]), IPProtocol.icmp)
+        #expect(gateway.counters.unknownProtocol == 2)
+        // What the host's kernel refuses at once: it sends to nobody's broadcast address.
+        let datagram: [UInt8] = [0x9C, 0x40, 0, 9, 0, 12, 0, 0, 1, 2, 3, 4]
+        gateway.machines[machine]?.settings.policy.hostLoopback = .at(address("255.255.255.255"))
+        receive(gateway, packet(IPProtocol.udp, to: target, datagram), IPProtocol.udp)
+        #expect(gateway.counters.hostWouldNotTake == 1)
+        // A machine whose link is full.
+        link.packets.removeAll()
+        link.room = 0
+        receive(gateway, packet(IPProtocol.udp, to: IPv4Address(203, 0, 113, 1), datagram), IPProtocol.udp)
+        #expect(gateway.counters.linkFull == 1 && link.packets.isEmpty)
+        let names = gateway.counters.named.map(\.0)
+        #expect(Set(names).count == names.count)
+    }
+
     private static let syn: [UInt8] =
         [0x9C, 0x40, 0, 80, 1, 2, 3, 4, 0, 0, 0, 0, 0x60, 0x02, 0xFF, 0xFF, 0, 0, 0, 0, 2, 4, 5, 0xB4]
 

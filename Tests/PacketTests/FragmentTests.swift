@@ -113,8 +113,8 @@ private func add(
             }
         }
         #expect(reassembler.count == Reassembler.packetLimit)
-        #expect(reassembler.expire(now: Reassembler.timeoutInNanoseconds - 1) == 0)
-        #expect(reassembler.expire(now: Reassembler.timeoutInNanoseconds) == Reassembler.packetLimit)
+        #expect(reassembler.expire(now: Reassembler.timeoutInNanoseconds - 1).isEmpty)
+        #expect(reassembler.expire(now: Reassembler.timeoutInNanoseconds).count == Reassembler.packetLimit)
         // The ping of death.
         let large = built(28) {
             var header = IPv4Header(protocolNumber: 1, source: .any, destination: .any, payloadLength: 8)
