@@ -117,10 +117,68 @@ ssize_t clinux_send_vectors(int fd, struct iovec *vectors, size_t count) {
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-ssize_t clinux_send_vectors_to(int fd, struct iovec *vectors, size_t count, const struct clinux_address *to) {
+union packet_info {
+    char space[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+    struct cmsghdr align;
+};
+
+int clinux_enable_local_address(int fd, bool ipv4) {
+    int on = 1;
+    return ipv4 ? setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on)
+                : setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on);
+}
+
+static bool read_local_address(struct msghdr *message, struct clinux_address *local) {
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header != NULL; header = CMSG_NXTHDR(message, header)) {
+        union any_address system = {0};
+        if (header->cmsg_level == IPPROTO_IP && header->cmsg_type == IP_PKTINFO) {
+            struct in_pktinfo info;
+            memcpy(&info, CMSG_DATA(header), sizeof info);
+            system.v4.sin_family = AF_INET;
+            system.v4.sin_addr = info.ipi_spec_dst;
+            return from_system(&system.generic, local);
+        }
+        if (header->cmsg_level == IPPROTO_IPV6 && header->cmsg_type == IPV6_PKTINFO) {
+            struct in6_pktinfo info;
+            memcpy(&info, CMSG_DATA(header), sizeof info);
+            // Nobody answers from a group's address.
+            if (IN6_IS_ADDR_MULTICAST(&info.ipi6_addr)) return false;
+            system.v6.sin6_family = AF_INET6;
+            system.v6.sin6_addr = info.ipi6_addr;
+            return from_system(&system.generic, local);
+        }
+    }
+    return false;
+}
+
+static void write_local_address(struct msghdr *message, union packet_info *space, const struct clinux_address *local) {
     union any_address system;
+    to_system(local, &system);
+    memset(space, 0, sizeof *space);
+    message->msg_control = space;
+    message->msg_controllen = sizeof *space;
+    struct cmsghdr *header = CMSG_FIRSTHDR(message);
+    if (local->is_ipv4) {
+        struct in_pktinfo info = {.ipi_spec_dst = system.v4.sin_addr};
+        *header = (struct cmsghdr){
+            .cmsg_level = IPPROTO_IP, .cmsg_type = IP_PKTINFO, .cmsg_len = CMSG_LEN(sizeof info)};
+        memcpy(CMSG_DATA(header), &info, sizeof info);
+        message->msg_controllen = CMSG_SPACE(sizeof info);
+    } else {
+        struct in6_pktinfo info = {.ipi6_addr = system.v6.sin6_addr};
+        *header = (struct cmsghdr){
+            .cmsg_level = IPPROTO_IPV6, .cmsg_type = IPV6_PKTINFO, .cmsg_len = CMSG_LEN(sizeof info)};
+        memcpy(CMSG_DATA(header), &info, sizeof info);
+    }
+}
+
+ssize_t clinux_send_vectors_to(int fd, struct iovec *vectors, size_t count, const struct clinux_address *to,
+                               const struct clinux_address *from) {
+    union any_address system;
+    union packet_info info;
     socklen_t length = to_system(to, &system);
     struct msghdr message = {.msg_name = &system, .msg_namelen = length, .msg_iov = vectors, .msg_iovlen = count};
+    if (from != NULL) write_local_address(&message, &info, from);
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
@@ -133,12 +191,14 @@ int clinux_receive_datagrams(int fd, struct clinux_datagram *datagrams, size_t c
     struct mmsghdr headers[clinux_datagram_limit];
     struct iovec vectors[clinux_datagram_limit];
     union any_address peers[clinux_datagram_limit];
+    union packet_info infos[clinux_datagram_limit];
     if (count > clinux_datagram_limit) count = clinux_datagram_limit;
     memset(headers, 0, sizeof headers[0] * count);
     for (size_t i = 0; i < count; i++) {
         vectors[i] = (struct iovec){.iov_base = datagrams[i].bytes, .iov_len = datagrams[i].length};
         headers[i].msg_hdr = (struct msghdr){
-            .msg_iov = &vectors[i], .msg_iovlen = 1, .msg_name = &peers[i], .msg_namelen = sizeof peers[i]};
+            .msg_iov = &vectors[i], .msg_iovlen = 1, .msg_name = &peers[i], .msg_namelen = sizeof peers[i],
+            .msg_control = &infos[i], .msg_controllen = sizeof infos[i]};
     }
     int received = recvmmsg(fd, headers, (unsigned)count, MSG_DONTWAIT, NULL);
     for (int i = 0; i < received; i++) {
@@ -146,6 +206,7 @@ int clinux_receive_datagrams(int fd, struct clinux_datagram *datagrams, size_t c
         datagrams[i].truncated = (headers[i].msg_hdr.msg_flags & MSG_TRUNC) != 0;
         datagrams[i].has_peer =
             headers[i].msg_hdr.msg_namelen > 0 && from_system(&peers[i].generic, &datagrams[i].peer);
+        datagrams[i].has_local = read_local_address(&headers[i].msg_hdr, &datagrams[i].local);
     }
     return received;
 }

@@ -13,8 +13,8 @@ final class DatagramFlow {
     let raw: Int32
     /// Of the host's side: for the special address of its loopback, another than the key's.
     let isIPv4Outside: Bool
-    /// Where the flow came in by a published port, whose socket it shares: that port, and whom to send to.
-    let origin: (listener: DatagramListener, peer: SocketAddress)?
+    /// Where the flow came in by a published port, whose socket it shares: that port, whom to send to and from where.
+    let origin: (listener: DatagramListener, way: DatagramListener.Way)?
     /// nil where it is shared.
     private var socket: Descriptor?
     /// Those of the outside's address when it began.
@@ -46,7 +46,7 @@ final class DatagramFlow {
     }
 
     init(
-        _ key: FlowKey, _ machine: Machine, slot: UInt32, listener: DatagramListener, peer: SocketAddress,
+        _ key: FlowKey, _ machine: Machine, slot: UInt32, listener: DatagramListener, way: DatagramListener.Way,
         now: Microseconds
     ) {
         self.key = key
@@ -54,8 +54,8 @@ final class DatagramFlow {
         self.slot = slot
         raw = listener.socket.raw
         socket = nil
-        isIPv4Outside = peer.isIPv4
-        origin = (listener, peer)
+        isIPv4Outside = way.peer.isIPv4
+        origin = (listener, way)
         lastUsed = now
         queuedAt = now
     }

@@ -77,11 +77,12 @@ extension Gateway {
             flow.mayFragment = arrival.mayFragment
             InternetSocket.setDontFragment(flow.raw, ipv4: flow.isIPv4Outside, !arrival.mayFragment)
         }
-        var code = unsafe InternetSocket.send(flow.raw, first, second, to: flow.origin?.peer)
+        let way = flow.origin?.way
+        var code = unsafe InternetSocket.send(flow.raw, first, second, to: way?.peer, from: way?.local)
         if code == ECONNREFUSED || code == EHOSTUNREACH || code == ENETUNREACH || code == EPROTO {
             // What the network has said of an earlier datagram comes out of the first try.
             if flow.origin == nil { tellFailures(flow) }
-            code = unsafe InternetSocket.send(flow.raw, first, second, to: flow.origin?.peer)
+            code = unsafe InternetSocket.send(flow.raw, first, second, to: way?.peer, from: way?.local)
         }
         guard code != 0 else { return }
         counters.hostWouldNotTake += 1
@@ -257,7 +258,7 @@ extension Gateway {
         guard !flow.isRemoved else { return }
         flow.isRemoved = true
         flow.closeSocket()
-        if let origin = flow.origin { origin.listener.flows[origin.peer] = nil }
+        if let origin = flow.origin { origin.listener.flows[origin.way] = nil }
         flow.machine.datagramFlows -= 1
         flows[flow.key] = nil
         release(flow.slot)

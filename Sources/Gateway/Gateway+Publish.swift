@@ -112,6 +112,10 @@ extension Gateway {
                 }
             let port = try InternetSocket.localAddress(socket).port
             let raw = socket.release()
+            // On all addresses: an answer has to come from the one that was asked.
+            if ports.transport == .udp, ports.hostAddress == .any {
+                InternetSocket.tellLocalAddress(raw, ipv4: address.isIPv4)
+            }
             let entry: Slot =
                 switch ports.transport {
                 case .tcp:
@@ -235,7 +239,9 @@ extension Gateway {
         for _ in 0..<4 {
             let count = datagrams.receive(from: listener.socket.raw)
             for index in 0..<count {
-                guard let peer = datagrams.peer(index), let flow = flow(listener, peer, now) else { continue }
+                guard let peer = datagrams.peer(index) else { continue }
+                let way = DatagramListener.Way(peer: peer, local: datagrams.local(index))
+                guard let flow = flow(listener, way, now) else { continue }
                 unsafe deliver(datagrams.bytes(index), flow, now)
             }
             link.flush()
@@ -243,18 +249,20 @@ extension Gateway {
         }
     }
 
-    private func flow(_ listener: DatagramListener, _ peer: SocketAddress, _ now: Microseconds) -> DatagramFlow? {
-        if let slot = listener.flows[peer], case .datagram(let flow) = slots[Int(slot)] { return flow }
+    private func flow(
+        _ listener: DatagramListener, _ way: DatagramListener.Way, _ now: Microseconds
+    ) -> DatagramFlow? {
+        if let slot = listener.flows[way], case .datagram(let flow) = slots[Int(slot)] { return flow }
         let machine = listener.machine
         makeRoomForDatagrams(machine)
-        guard let key = publishedKey(machine, IPProtocol.udp, listener.machinePort, from: peer) else {
+        guard let key = publishedKey(machine, IPProtocol.udp, listener.machinePort, from: way.peer) else {
             counters.overQuota += 1
             return nil
         }
         let flow = add(machine, now) {
-            DatagramFlow(key, machine, slot: $0, listener: listener, peer: peer, now: now)
+            DatagramFlow(key, machine, slot: $0, listener: listener, way: way, now: now)
         }
-        listener.flows[peer] = flow.slot
+        listener.flows[way] = flow.slot
         return flow
     }
 

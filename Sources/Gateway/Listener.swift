@@ -26,8 +26,14 @@ final class DatagramListener {
     let machine: Machine
     let machinePort: UInt16
     let socket: Descriptor
-    /// Slots, by those who send.
-    var flows: [SocketAddress: UInt32] = [:]
+    /// Slots, by those who send and what they send to.
+    var flows: [Way: UInt32] = [:]
+
+    struct Way: Hashable {
+        let peer: SocketAddress
+        /// The host's address that the peer has asked, and has to be answered from; nil where the socket has but one.
+        let local: SocketAddress?
+    }
 
     init(_ machine: Machine, _ machinePort: UInt16, socket: consuming Descriptor) {
         self.machine = machine

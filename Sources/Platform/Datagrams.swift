@@ -27,7 +27,7 @@ internal import Glibc
         for index in 0..<Self.count {
             unsafe entries[index] = clinux_datagram(
                 bytes: base + index * Self.size, length: Self.size, peer: clinux_address(), has_peer: false,
-                truncated: false)
+                truncated: false, local: clinux_address(), has_local: false)
         }
         return max(0, Int(unsafe clinux_receive_datagrams(socket, entries, Self.count)))
     }
@@ -42,6 +42,12 @@ internal import Glibc
     package func peer(_ index: Int) -> SocketAddress? {
         precondition(index < Self.count)
         return unsafe entries[index].has_peer ? SocketAddress(entries[index].peer) : nil
+    }
+
+    /// Which address of this host's it came to, its port being 0, where `InternetSocket.tellLocalAddress` has asked.
+    package func local(_ index: Int) -> SocketAddress? {
+        precondition(index < Self.count)
+        return unsafe entries[index].has_local ? SocketAddress(entries[index].local) : nil
     }
 }
 
@@ -60,10 +66,13 @@ package struct NetworkFailure: Equatable, Sendable {
 
 extension InternetSocket {
     /// Sends one datagram of two pieces.
-    /// - Parameter peer: nil for a connected socket.
+    /// - Parameters:
+    ///   - peer: nil for a connected socket.
+    ///   - local: which of this host's addresses it is from, beside a `peer`; nil for the system's choice.
     /// - Returns: 0, or the reason as an `errno`.
     package static func send(
-        _ socket: Int32, _ first: UnsafeRawBufferPointer, _ second: UnsafeRawBufferPointer, to peer: SocketAddress?
+        _ socket: Int32, _ first: UnsafeRawBufferPointer, _ second: UnsafeRawBufferPointer, to peer: SocketAddress?,
+        from local: SocketAddress? = nil
     ) -> Int32 {
         let sent = unsafe withUnsafeTemporaryAllocation(of: iovec.self, capacity: 2) { vectors in
             unsafe vectors[0] = iovec(
@@ -72,10 +81,16 @@ extension InternetSocket {
                 iov_base: UnsafeMutableRawPointer(mutating: second.baseAddress), iov_len: second.count)
             guard let peer else { return unsafe clinux_send_vectors(socket, vectors.baseAddress, 2) }
             var raw = peer.raw
-            return unsafe clinux_send_vectors_to(socket, vectors.baseAddress, 2, &raw)
+            guard var from = local?.raw else {
+                return unsafe clinux_send_vectors_to(socket, vectors.baseAddress, 2, &raw, nil)
+            }
+            return unsafe clinux_send_vectors_to(socket, vectors.baseAddress, 2, &raw, &from)
         }
         return sent < 0 ? clinux_errno() : 0
     }
+
+    /// Asks that `DatagramSpace.local` says where a datagram came to.
+    package static func tellLocalAddress(_ socket: Int32, ipv4: Bool) { _ = clinux_enable_local_address(socket, ipv4) }
 
     /// Asks that `takeFailure` gives what the network says.
     package static func keepFailures(_ socket: Int32, ipv4: Bool) { _ = clinux_enable_errors(socket, ipv4) }

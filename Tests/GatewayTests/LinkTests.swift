@@ -5,6 +5,7 @@ import FabricAPI
 import Glibc
 import Packet
 import Platform
+import TestSupport
 import Testing
 
 @testable import Gateway
@@ -50,6 +51,54 @@ import Testing
         bench.gateway.resume(EndpointID(7), now: bench.now)
         #expect(bench.seen().map(\.flags) == [.synchronize])
         client.close()
+    }
+}
+
+@Suite struct Answers {
+    /// A port that is published on all addresses answers from the one that was asked; what one client asks of two of them
+    /// are two flows.
+    @Test func comeFromWhereTheQuestionWent() throws {
+        let bench = try Bench(transport: "udp")
+        let published = try bench.gateway.publish([PublishedPorts(parsing: "0:80/udp")], for: EndpointID(7))
+        let port = try #require(published.ports.first).hostPort
+        let client = try InternetSocket.bound(to: SocketAddress(ipv4: 0x7F00_0001, port: 0))
+        let asked = [0x7F00_0002, 0x7F00_0003, 0x7F00_0001].map { SocketAddress(ipv4: $0, port: port) }
+        let none = UnsafeRawBufferPointer(start: nil, count: 0)
+        var flows: [UInt16] = []
+        for (index, address) in asked.enumerated() {
+            let code = [UInt8(index)].withUnsafeBytes { InternetSocket.send(client.raw, $0, none, to: address) }
+            #expect(code == 0)
+            try bench.workUntilSent()
+            let seen = bench.seen()
+            #expect(seen.map(\.payload) == [[UInt8(index)]])
+            flows.append(try #require(seen.first).outsidePort)
+        }
+        #expect(Set(flows).count == 3 && bench.gateway.usage(of: EndpointID(7))?.datagramFlows == 3)
+        let space = DatagramSpace()
+        for (flow, address) in zip(flows, asked) {
+            bench.send(
+                IPProtocol.udp,
+                built(9) { UDPHeader(sourcePort: 80, destinationPort: flow, payloadLength: 1).write(to: &$0, at: 0) })
+            var event = pollfd(fd: client.raw, events: Int16(POLLIN), revents: 0)
+            try #require(poll(&event, 1, 30_000) == 1)
+            #expect(space.receive(from: client.raw) == 1 && space.peer(0) == address)
+        }
+    }
+
+    @Test func comeFromWhereTheQuestionWentOverIPv6() throws {
+        let bench = try Bench(transport: "udp", isIPv6: true)
+        let published = try bench.gateway.publish([PublishedPorts(parsing: "0:80/udp")], for: EndpointID(7))
+        let port = try #require(published.ports.first).hostPort
+        let client = try InternetSocket.make(.datagram, ipv4: false)
+        _ = try InternetSocket.connect(client, to: try socketAddress("::1", port))
+        try client.writeAll([5])
+        try bench.workUntilSent()
+        let flow = try #require(bench.seen().first).outsidePort
+        bench.send(
+            IPProtocol.udp,
+            built(9) { UDPHeader(sourcePort: 80, destinationPort: flow, payloadLength: 1).write(to: &$0, at: 0) })
+        var event = pollfd(fd: client.raw, events: Int16(POLLIN), revents: 0)
+        #expect(poll(&event, 1, 30_000) == 1 && bench.gateway.counters.hostWouldNotTake == 0)
     }
 }
 

@@ -40,8 +40,9 @@ int clinux_reset_on_close(int fd);
 ssize_t clinux_send_vectors(int fd, struct iovec *vectors, size_t count);
 ssize_t clinux_receive_vectors(int fd, struct iovec *vectors, size_t count);
 
-/// sendmsg(2) to an address.
-ssize_t clinux_send_vectors_to(int fd, struct iovec *vectors, size_t count, const struct clinux_address *to);
+/// sendmsg(2) to an address, from one of this host's unless that is NULL (IP_PKTINFO).
+ssize_t clinux_send_vectors_to(int fd, struct iovec *vectors, size_t count, const struct clinux_address *to,
+                               const struct clinux_address *from);
 
 /// One datagram of the calls below.
 struct clinux_datagram {
@@ -50,7 +51,12 @@ struct clinux_datagram {
     struct clinux_address peer;  ///< Whom to, unless `has_peer` is false; or who it is from.
     bool has_peer;
     bool truncated;
+    struct clinux_address local;  ///< Received: which address of this host's it came to, where that was asked for.
+    bool has_local;
 };
+
+/// Asks for the above.
+int clinux_enable_local_address(int fd, bool ipv4);
 
 enum { clinux_datagram_limit = 32 };
 
