@@ -53,13 +53,22 @@ static const uint64_t read_access = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCE
 static const uint64_t make_access = LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_FILE |
                                     LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK;
 
+// struct landlock_ruleset_attr as it is since version 6, which older headers do not have.
+struct scoped_ruleset {
+    uint64_t handled_access_fs, handled_access_net, scoped;
+};
+static const uint64_t scope_abstract_unix_socket = 1, scope_signal = 2;
+
 int clinux_landlock_ruleset(void) {
+    const bool is_scoped = clinux_landlock_version() >= 6;
     // What the first version handles; later ones add accesses that are then not restricted.
-    struct landlock_ruleset_attr attributes = {
+    struct scoped_ruleset attributes = {
         .handled_access_fs = read_access | make_access | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_REMOVE_DIR |
                              LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_FIFO |
-                             LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM};
-    return (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof(attributes.handled_access_fs), 0);
+                             LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM,
+        .scoped = is_scoped ? scope_abstract_unix_socket | scope_signal : 0};
+    return (int)syscall(SYS_landlock_create_ruleset, &attributes,
+                        is_scoped ? sizeof(attributes) : sizeof(attributes.handled_access_fs), 0);
 }
 
 int clinux_landlock_path(int ruleset, const char *path, int access) {

@@ -280,6 +280,7 @@ extension FabricService {
         resolver["asked"] = .number(names.misses)
         object["names"] = .object(resolver)
         object["gateway"] = json(gateway.counters)
+        object["confinement"] = confinement?.json
         object["captures"] = .array(
             captures.compactMap { capture in
                 guard let capture else { return nil }

@@ -86,6 +86,8 @@ package final class FabricService {
     /// Endpoints whose queue is gone with its connection.
     var relieved: [EndpointID] = []
     let gateway: Gateway
+    /// What of its confinement the process has; nil for one that has none.
+    package var confinement: FabricConfinement?
 
     /// A record, in up to three pieces.
     @safe struct Outgoing {

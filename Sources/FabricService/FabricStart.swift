@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import CLinux
 package import Fabric
 internal import FabricAPI
 internal import Gateway
@@ -120,10 +121,15 @@ package struct FabricStart: Sendable {
         do throws(SystemError) {
             let resolver = configuration.resolverPath
             let real = (try? Files.resolve(resolver)) ?? resolver
-            _ = try Confinement.enter(
+            // Asked before: then the call is one that the process has no use for.
+            let version = Int(clinux_landlock_version())
+            let result = try Confinement.enter(
                 writable: [directory],
                 readable: [splitPath(resolver).directory, splitPath(real).directory, "/dev/urandom"]
                     + FabricStart.resolverDirectories)
+            let confinement = FabricConfinement(landlock: result.files ? version : 0, seccomp: result.calls)
+            service.confinement = confinement
+            if let missing = confinement.missing { say("less confined than it should be: \(missing)") }
         } catch {
             throw .system(error)
         }
@@ -159,6 +165,12 @@ package struct FabricStart: Sendable {
     private static let resolverDirectories = [
         "/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
     ]
+
+    /// Writes a line to the network's log.
+    private func say(_ text: String) {
+        let line = Array("martlet-fabric: \(text)\n".utf8)
+        _ = unsafe line.withUnsafeBytes { unsafe Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
+    }
 
     private func closeReady() {
         if let ready { Glibc.close(ready) }

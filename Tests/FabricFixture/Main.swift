@@ -49,6 +49,20 @@ import Platform
 
     /// Gives up what the fabric does, tries what it must not do and what it must, and says how each went.
     private static func tryConfinement(_ directory: String) throws {
+        // One that listens under an abstract name, in another process's place.
+        let abstract = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+        var name = sockaddr_un()
+        name.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &name.sun_path) { $0.copyBytes(from: [0] + Array("martlet-\(getpid())".utf8)) }
+        func withName(_ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Bool {
+            withUnsafePointer(to: name) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0
+                }
+            }
+        }
+        guard withName({ bind(abstract, $0, $1) }), listen(abstract, 1) == 0 else { return }
+        let version = clinux_landlock_version()
         let result = try Confinement.enter(writable: [directory], readable: ["/etc"])
         func say(_ name: String, _ worked: Bool) { print(name, worked ? "works" : "fails") }
         say("files", result.files)
@@ -66,6 +80,9 @@ import Platform
             "executable-memory",
             mmap(nil, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
         say("signal-others", kill(1, 0) == 0)
+        say("scope", version >= 6)
+        let other = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+        say("abstract", withName { connect(other, $0, $1) })
     }
 }
 

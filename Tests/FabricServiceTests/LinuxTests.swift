@@ -205,6 +205,13 @@ import Wire
         let process = try #require(try fabricProcess(directory.path))
         let status = String(decoding: try Files.read("/proc/\(process)/status", limit: 65_536), as: UTF8.self)
         #expect(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"))
+        // It says so itself; its log is empty unless something is missing.
+        guard case .inspected(let state) = try connection.ask(.inspect) else { return }
+        let confinement = try #require(state["confinement"])
+        #expect(confinement["seccomp"] == true)
+        let isWhole = confinement["landlock"]?.unsignedValue ?? 0 >= 6
+        let log = String(decoding: try Files.read("\(store.directory("blue"))/log", limit: 65_536), as: UTF8.self)
+        #expect(isWhole == !log.contains("less confined"), "\(log)")
         // A second one leaves the network to the first.
         let second = try run(
             try fixture(),

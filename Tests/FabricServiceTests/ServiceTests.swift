@@ -3,6 +3,7 @@
 import CLinux
 import Fabric
 import FabricAPI
+import FabricService
 import Glibc
 import Packet
 import Platform
@@ -409,6 +410,15 @@ import Wire
 }
 
 @Suite struct Confined {
+    @Test func whatIsMissingIsSaid() {
+        var has = FabricConfinement(landlock: 0, seccomp: false)
+        #expect(has.missing?.contains("no Landlock") == true && has.missing?.contains("no seccomp") == true)
+        (has.landlock, has.seccomp) = (5, true)
+        #expect(has.missing?.contains("version 5") == true)
+        has.landlock = 6
+        #expect(has.missing == nil)
+    }
+
     @Test func whatIsGivenUp() throws {
         let directory = try TemporaryDirectory()
         try Files.makeDirectories("\(directory.path)/own", permissions: 0o700)
@@ -420,7 +430,9 @@ import Wire
         for wanted in [
             "calls works", "read-etc works", "listen works", "remove works", "tcp works", "packet-socket fails",
             "fork fails", "executable-memory fails", "signal-others fails",
-        ] + (hasFiles ? ["read-proc fails", "write-etc fails", "listen-elsewhere fails"] : []) {
+        ] + (hasFiles ? ["read-proc fails", "write-etc fails", "listen-elsewhere fails"] : [])
+            + (lines.contains("scope works") ? ["abstract fails"] : [])
+        {
             #expect(lines.contains(wanted), "\(wanted): \(text)")
         }
     }
