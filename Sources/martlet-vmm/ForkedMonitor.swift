@@ -158,7 +158,9 @@ enum ForkedMonitor {
         }
     }
 
-    /// Whether something comes in time; that there is no connection, or no more of it, comes at once.
+    /// Whether something comes in time; that there is no connection, or no more of it, comes at once. Never inlined: the
+    /// optimizer of Swift 6.3 fails where two looks at one optional that is borrowed meet in a loop.
+    @inline(never)
     private static func isReadable(_ connection: borrowing Descriptor?, withinMilliseconds limit: Int32) -> Bool {
         switch connection {
         case .some(let connection): poll(connection.raw, Int16(POLLIN), withinMilliseconds: limit)
