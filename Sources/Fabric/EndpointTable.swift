@@ -191,18 +191,14 @@ package final class EndpointTable: Sendable {
         guard network.subnet != nil || network.prefix != nil else { throw .badSubnet("none") }
         if let subnet = network.subnet { try check(subnet, network.gateway) }
         if let prefix = network.prefix, let gateway = network.gateway6 {
-            guard prefix.length == 64, !prefix.network.isMulticast, !prefix.network.isLinkLocal,
-                prefix.network.high != 0
-            else { throw .badSubnet(prefix.description) }
+            guard prefix.length == 64, prefix.isForMachines else { throw .badSubnet(prefix.description) }
             guard prefix.contains(gateway), gateway.low != 0 else { throw .badGateway(gateway.description) }
         }
         guard (1280...65_535).contains(network.mtu) else { throw .badMTU(network.mtu) }
     }
 
     private static func check(_ subnet: IPv4Prefix, _ gateway: IPv4Address) throws(FabricError) {
-        guard (8...30).contains(subnet.length), subnet.network.value >> 24 != 127, subnet.network.value >> 24 != 0,
-            subnet.network.value >> 28 < 0xE
-        else { throw .badSubnet(subnet.description) }
+        guard (8...30).contains(subnet.length), subnet.isForMachines else { throw .badSubnet(subnet.description) }
         guard subnet.contains(gateway), gateway != subnet.network, gateway != subnet.broadcast
         else { throw .badGateway(gateway.description) }
     }
@@ -210,20 +206,6 @@ package final class EndpointTable: Sendable {
     /// Whether a text can be a machine's or a network's name: labels of 1 to 63 letters, digits, underscores and hyphens
     /// with dots between them, no hyphen at a label's ends (RFC 1123 §2.1, and what people use besides).
     package static func isName(_ text: String) -> Bool {
-        let bytes = Array(text.utf8)
-        guard bytes.count <= 128 else { return false }
-        let hyphen = UInt8(ascii: "-")
-        return bytes.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false).allSatisfy { label in
-            guard let first = label.first, let last = label.last, label.count <= 63, first != hyphen, last != hyphen
-            else { return false }
-            return label.allSatisfy { byte in
-                switch byte {
-                case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-                    UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "_"), hyphen:
-                    true
-                default: false
-                }
-            }
-        }
+        text.utf8.count <= 128 && DNSName.isOfHosts(text)
     }
 }

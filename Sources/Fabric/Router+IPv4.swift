@@ -7,14 +7,11 @@ extension Router {
         _ ethernet: borrowing EthernetView, _ arrival: Arrival, _ reply: inout MutableRawSpan
     ) -> Decision {
         guard let packet = IPv4View(ethernet.payload) else { return .verdict(.drop(.malformedIPv4)) }
-        if arrival.header.asksForWork {
-            let upper = Upper(
-                protocolNumber: packet.protocolNumber, offset: EthernetHeader.length + packet.headerLength,
-                isFragment: packet.isFragment)
-            guard Router.isSound(arrival.header, ethernet.bytes, upper, isIPv6: false, mtu: arrival.link.mtu) else {
-                return .verdict(.drop(.malformedOffload))
-            }
-        }
+        guard
+            Router.isSound(
+                arrival, ethernet.bytes, packet.protocolNumber, at: packet.headerLength, isFragment: packet.isFragment,
+                isIPv6: false)
+        else { return .verdict(.drop(.malformedOffload)) }
         let sender = arrival.sender
         let destination = ethernet.destination
         guard packet.source == sender.ipv4, packet.source != .any else {

@@ -9,14 +9,11 @@ extension Router {
         guard let packet = IPv6View(ethernet.payload), let upper = packet.upper else {
             return .verdict(.drop(.malformedIPv6))
         }
-        if arrival.header.asksForWork {
-            let end = Upper(
-                protocolNumber: upper.protocolNumber, offset: EthernetHeader.length + upper.offset,
-                isFragment: upper.isFragment)
-            guard Router.isSound(arrival.header, ethernet.bytes, end, isIPv6: true, mtu: arrival.link.mtu) else {
-                return .verdict(.drop(.malformedOffload))
-            }
-        }
+        guard
+            Router.isSound(
+                arrival, ethernet.bytes, upper.protocolNumber, at: upper.offset, isFragment: upper.isFragment,
+                isIPv6: true)
+        else { return .verdict(.drop(.malformedOffload)) }
         let sender = arrival.sender
         let source = packet.source
         if upper.protocolNumber == IPProtocol.icmpv6, upper.fragmentOffset == 0 {

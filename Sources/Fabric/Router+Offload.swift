@@ -9,38 +9,44 @@ extension VirtioNetHeader {
 }
 
 extension Router {
-    /// What is behind a packet's network headers, as far as its sender's wishes for it are concerned.
-    struct Upper {
-        let protocolNumber: UInt8
-        /// From the frame's first byte, in bytes.
-        let offset: Int
-        let isFragment: Bool
-    }
-
     /// Whether what a guest says of checksum and segments (VIRTIO 1.3 §5.1.6.2) can be true of its frame. The checksum is
     /// written on the way to whom the frame is for, when all that was looked at is behind it: it must lie where it belongs,
     /// not in an address, a port or a message's type.
-    /// - Parameter frame: from the Ethernet header.
+    /// - Parameters:
+    ///   - frame: from the Ethernet header.
+    ///   - upper: where the network's headers end, in bytes from the packet's first.
+    @inline(__always)
     static func isSound(
-        _ header: VirtioNetHeader, _ frame: borrowing RawSpan, _ upper: Upper, isIPv6: Bool, mtu: Int
+        _ arrival: Arrival, _ frame: borrowing RawSpan, _ protocolNumber: UInt8, at upper: Int, isFragment: Bool,
+        isIPv6: Bool
     ) -> Bool {
-        guard header.isPartial, !upper.isFragment, header.checksumLies(inFrameOf: frame.byteCount) else { return false }
+        guard arrival.header.asksForWork else { return true }
+        return !isFragment
+            && workIsSound(arrival, frame, protocolNumber, at: EthernetHeader.length + upper, isIPv6: isIPv6)
+    }
+
+    /// - Parameter upper: from the frame's first byte.
+    private static func workIsSound(
+        _ arrival: Arrival, _ frame: borrowing RawSpan, _ protocolNumber: UInt8, at upper: Int, isIPv6: Bool
+    ) -> Bool {
+        let header = arrival.header
+        guard header.isPartial, header.checksumLies(inFrameOf: frame.byteCount) else { return false }
         let (start, offset) = (Int(header.checksumStart), Int(header.checksumOffset))
-        switch upper.protocolNumber {
-        case IPProtocol.tcp: guard start == upper.offset, offset == 16 else { return false }
+        switch protocolNumber {
+        case IPProtocol.tcp: guard start == upper, offset == 16 else { return false }
         case IPProtocol.udp:
             // Its own, or of what is in a tunnel.
-            guard start == upper.offset && offset == 6 || start >= upper.offset + UDPHeader.length else { return false }
-        case IPProtocol.icmp, IPProtocol.icmpv6: guard start == upper.offset, offset == 2 else { return false }
-        default: guard start >= upper.offset else { return false }
+            guard start == upper && offset == 6 || start >= upper + UDPHeader.length else { return false }
+        case IPProtocol.icmp, IPProtocol.icmpv6: guard start == upper, offset == 2 else { return false }
+        default: guard start >= upper else { return false }
         }
         let kind = header.segmentation & ~VirtioNetHeader.segmentationECN
         guard kind != VirtioNetHeader.segmentationNone else { return true }
         guard kind == (isIPv6 ? VirtioNetHeader.segmentationTCPv6 : VirtioNetHeader.segmentationTCPv4),
-            upper.protocolNumber == IPProtocol.tcp, frame.byteCount >= upper.offset + 20
+            protocolNumber == IPProtocol.tcp, frame.byteCount >= upper + 20
         else { return false }
         // Each segment has headers of its own.
-        let headers = upper.offset - EthernetHeader.length + Int(frame.byte(upper.offset + 12) >> 4) * 4
-        return header.segmentSize >= Segmentation.leastSize && Int(header.segmentSize) + headers <= mtu
+        let headers = upper - EthernetHeader.length + Int(frame.byte(upper + 12) >> 4) * 4
+        return header.segmentSize >= Segmentation.leastSize && Int(header.segmentSize) + headers <= arrival.link.mtu
     }
 }

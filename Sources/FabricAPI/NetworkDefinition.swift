@@ -38,11 +38,7 @@ package struct NetworkDefinition: Equatable, Sendable {
     package static func isName(_ text: String) -> Bool {
         let bytes = Array(text.utf8)
         guard let first = bytes.first, bytes.count <= 63, isAlphanumeric(first) else { return false }
-        let (dot, hyphen) = (UInt8(ascii: "."), UInt8(ascii: "-"))
-        return bytes.split(separator: dot, omittingEmptySubsequences: false).allSatisfy { label in
-            !label.isEmpty && label.first != hyphen && label.last != hyphen
-                && label.allSatisfy { isAlphanumeric($0) || $0 == UInt8(ascii: "_") || $0 == hyphen }
-        }
+        return DNSName.isOfHosts(text)
     }
 
     private static func isAlphanumeric(_ byte: UInt8) -> Bool {
@@ -96,9 +92,7 @@ package struct NetworkDefinition: Equatable, Sendable {
         if subnet == nil && subnet6 == nil { return "a network needs a subnet of IPv4 or IPv6" }
         if let subnet {
             if subnet.length < 8 || subnet.length > 30 { return "the subnet \(subnet) is not between /8 and /30" }
-            if [0, 127].contains(subnet.network.value >> 24) || subnet.network.value >> 28 >= 0xE {
-                return "the addresses of \(subnet) are no machines'"
-            }
+            if !subnet.isForMachines { return "the addresses of \(subnet) are no machines'" }
             guard let gateway else { return "the subnet \(subnet) needs a gateway" }
             if !subnet.contains(gateway) || gateway == subnet.network || gateway == subnet.broadcast {
                 return "the gateway \(gateway) is none of the addresses that \(subnet) has for machines"
@@ -106,9 +100,7 @@ package struct NetworkDefinition: Equatable, Sendable {
         }
         if let subnet6 {
             if subnet6.length != 64 { return "the subnet \(subnet6) is not a /64" }
-            if subnet6.network.isMulticast || subnet6.network.isLinkLocal || subnet6.network.high == 0 {
-                return "the addresses of \(subnet6) are no machines'"
-            }
+            if !subnet6.isForMachines { return "the addresses of \(subnet6) are no machines'" }
             guard let gateway6 else { return "the subnet \(subnet6) needs a gateway" }
             if !subnet6.contains(gateway6) || gateway6 == subnet6.network {
                 return "the gateway \(gateway6) is not in \(subnet6)"

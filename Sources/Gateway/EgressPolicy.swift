@@ -186,14 +186,9 @@ package struct EgressPolicy: Equatable, Sendable {
         }
         // ::/8 holds loopback, the unspecified address and the IPv4-in-IPv6 forms; of those NAT64 leads elsewhere.
         return address.high >> 56 == 0 && hiddenIPv4(address) == nil || address.isMulticast
-            || address.isLinkLocal || metadataAddresses.contains(address)
+            || address.isLinkLocal || IPv6Address.metadataServices.contains(address)
             || hiddenIPv4(address).map { isForbidden(IPv6Address(mapping: $0)) } ?? false
     }
-
-    /// Where clouds have their metadata service beside 169.254.169.254: fd00:ec2::254 (EC2) and fd20:ce::254 (Google).
-    private static let metadataAddresses = [
-        IPv6Address(high: 0xFD00_0EC2_0000_0000, low: 0x254), IPv6Address(high: 0xFD20_00CE_0000_0000, low: 0x254),
-    ]
 
     /// The IPv4 address that an IPv6 address leads to: by 6to4 (2002::/16, RFC 3056) or NAT64 (64:ff9b::/96, RFC 6052).
     private static func hiddenIPv4(_ address: IPv6Address) -> IPv4Address? {

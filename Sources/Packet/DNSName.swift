@@ -33,6 +33,24 @@ package struct DNSName: Sendable {
         byte >= UInt8(ascii: "A") && byte <= UInt8(ascii: "Z") ? byte + 32 : byte
     }
 
+    /// Whether a text can be the name of a machine or a network: labels of 1 to 63 letters, digits, underscores and hyphens
+    /// with dots between them, no hyphen at a label's ends (RFC 1123 §2.1, and what people use besides).
+    package static func isOfHosts(_ text: String) -> Bool {
+        let hyphen = UInt8(ascii: "-")
+        return text.utf8.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false).allSatisfy { label in
+            guard let first = label.first, let last = label.last, label.count <= 63, first != hyphen, last != hyphen
+            else { return false }
+            return label.allSatisfy { byte in
+                switch byte {
+                case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                    UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "_"), hyphen:
+                    true
+                default: false
+                }
+            }
+        }
+    }
+
     /// Reads `db.example`, with a dot at the end or without. `\.` and `\123` are not understood.
     package init?(_ text: String) {
         self.init()

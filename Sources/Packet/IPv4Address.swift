@@ -90,6 +90,12 @@ extension IPv4Address: CustomStringConvertible {
         length == 0 || (address.value ^ network.value) >> UInt32(32 - length) == 0
     }
 
+    /// Whether machines may have its addresses, by where it begins: they are no loopback, no group's, and not reserved.
+    package var isForMachines: Bool {
+        let first = network.value >> 24
+        return first != 0 && first != 127 && first < 0xE0
+    }
+
     /// Whether the two have an address in common.
     package func overlaps(_ other: IPv4Prefix) -> Bool {
         length <= other.length ? contains(other.network) : other.contains(network)

@@ -24,6 +24,11 @@
         IPv6Address(high: 0xFF02_0000_0000_0000, low: 0x1_0002)
     }
 
+    /// Where clouds have their metadata service beside 169.254.169.254: fd00:ec2::254 (EC2) and fd20:ce::254 (Google).
+    package static let metadataServices = [
+        IPv6Address(high: 0xFD00_0EC2_0000_0000, low: 0x254), IPv6Address(high: 0xFD20_00CE_0000_0000, low: 0x254),
+    ]
+
     @inlinable package var isMulticast: Bool { high >> 56 == 0xFF }
     /// fe80::/10
     @inlinable package var isLinkLocal: Bool { high >> 54 == 0x3FA }
@@ -172,6 +177,9 @@ extension IPv6Address: CustomStringConvertible {
             high: length == 0 ? 0 : ~0 << UInt64(max(0, 64 - length)),
             low: length <= 64 ? 0 : ~0 << UInt64(128 - length))
     }
+
+    /// Whether machines may have its addresses beside those on their link: they are no group's, and not in ::/64.
+    package var isForMachines: Bool { !network.isMulticast && !network.isLinkLocal && network.high != 0 }
 
     package func contains(_ address: IPv6Address) -> Bool {
         let mask = IPv6Prefix.mask(length)

@@ -61,44 +61,38 @@ import Testing
         let bench = try Bench()
         let (a, b) = (bench.a, bench.b)
         let mtu = bench.router.mtu(of: a.id)
-        for (size, fits) in [(mtu - 52, true), (mtu - 51, false)] {
-            let header = wish(start: 34, offset: 16, segmentation: 1, size: size)
-            let record = Record.frame(
-                a.mac, b.mac, EtherType.ipv4, Record.ipv4(a.v4, b.v4, 6, tcp(100)), header: header)
-            #expect(bench.verdict(record) == (fits ? .forward(PortID(1)) : .drop(.malformedOffload)))
+        func verdict(isIPv6: Bool, size: Int) -> Verdict {
+            let header = wish(
+                start: isIPv6 ? 54 : 34, offset: 16, segmentation: isIPv6 ? 4 : 1, size: size)
+            let packet = isIPv6 ? Record.ipv6(a.v6, b.v6, 6, tcp(100)) : Record.ipv4(a.v4, b.v4, 6, tcp(100))
+            let type = isIPv6 ? EtherType.ipv6 : EtherType.ipv4
+            return bench.verdict(Record.frame(a.mac, b.mac, type, packet, header: header))
         }
-        for (size, fits) in [(mtu - 72, true), (mtu - 71, false)] {
-            let header = wish(start: 54, offset: 16, segmentation: 4, size: size)
-            let record = Record.frame(
-                a.mac, b.mac, EtherType.ipv6, Record.ipv6(a.v6, b.v6, 6, tcp(100)), header: header)
-            #expect(bench.verdict(record) == (fits ? .forward(PortID(1)) : .drop(.malformedOffload)))
-        }
+        #expect(verdict(isIPv6: false, size: mtu - 52) == .forward(PortID(1)))
+        #expect(verdict(isIPv6: false, size: mtu - 51) == .drop(.malformedOffload))
+        #expect(verdict(isIPv6: true, size: mtu - 72) == .forward(PortID(1)))
+        #expect(verdict(isIPv6: true, size: mtu - 71) == .drop(.malformedOffload))
     }
 
     /// An address, a header of the network's, the type of a message: all that was checked stays as it was.
     @Test func nothingCheckedIsWrittenTo() throws {
         let bench = try Bench()
         let (a, b) = (bench.a, bench.b)
+        func verdict(_ packet: [UInt8], start: Int, offset: Int) -> Verdict {
+            bench.verdict(
+                Record.frame(a.mac, b.mac, EtherType.ipv6, packet, header: wish(start: start, offset: offset)))
+        }
         let udp = Record.ipv6(a.v6, b.v6, 17, Record.udp(1, 2))
         for start in 34..<54 {
-            let record = Record.frame(a.mac, b.mac, EtherType.ipv6, udp, header: wish(start: start, offset: 2))
-            #expect(bench.verdict(record) == .drop(.malformedOffload), "\(start)")
+            #expect(verdict(udp, start: start, offset: 2) == .drop(.malformedOffload), "\(start)")
         }
         let echo = Record.ipv6(a.v6, b.v6, 58, Record.echo(ICMPv6Type.echoRequest), hopLimit: 255)
-        #expect(
-            bench.verdict(Record.frame(a.mac, b.mac, EtherType.ipv6, echo, header: wish(start: 54, offset: 0)))
-                == .drop(.malformedOffload))
-        #expect(
-            bench.verdict(Record.frame(a.mac, b.mac, EtherType.ipv6, echo, header: wish(start: 54, offset: 2)))
-                == .forward(PortID(1)))
+        #expect(verdict(echo, start: 54, offset: 0) == .drop(.malformedOffload))
+        #expect(verdict(echo, start: 54, offset: 2) == .forward(PortID(1)))
         // Destination options before the datagram.
         let options = Record.ipv6(a.v6, b.v6, 60, [17, 0, 1, 4, 0, 0, 0, 0] + Record.udp(1, 2))
-        #expect(
-            bench.verdict(Record.frame(a.mac, b.mac, EtherType.ipv6, options, header: wish(start: 54, offset: 0)))
-                == .drop(.malformedOffload))
-        #expect(
-            bench.verdict(Record.frame(a.mac, b.mac, EtherType.ipv6, options, header: wish(start: 62, offset: 6)))
-                == .forward(PortID(1)))
+        #expect(verdict(options, start: 54, offset: 0) == .drop(.malformedOffload))
+        #expect(verdict(options, start: 62, offset: 6) == .forward(PortID(1)))
         // A part of a packet has none, and neither has ARP.
         let part = Record.frame(
             a.mac, b.mac, EtherType.ipv4, Record.ipv4(a.v4, b.v4, 17, Record.udp(1, 2), more: true),

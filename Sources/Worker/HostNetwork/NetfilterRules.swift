@@ -7,8 +7,6 @@ internal import Packet
 /// replaced whole, so that no packet sees half of them. Rules of others are not touched; what they drop stays dropped.
 struct NetfilterRules {
     static let table = "martlet"
-    /// Where EC2 keeps metadata for machines with IPv6.
-    private static let metadata6 = "fd00:ec2::254"
 
     let machines: [HostMachine]
     let bridge: HostBridge?
@@ -42,8 +40,7 @@ struct NetfilterRules {
         }
         var outgoing: [String] = []
         var raw: [String] = []
-        var forward = routed.map { drop("iifname \"\($0.device)\" ip daddr 169.254.0.0/16", "metadata") }
-        forward += routed.map { drop("iifname \"\($0.device)\" ip6 daddr \(Self.metadata6)", "metadata") }
+        var forward = routed.flatMap { metadata(from: $0.device) }
         if let bridge {
             let name = HostBridge.name
             outgoing.append("oifname \"\(name)\" ip saddr 127.0.0.0/8 masquerade")
@@ -55,9 +52,8 @@ struct NetfilterRules {
             }
             // The bridge may carry answers to the host's loopback; nothing of a machine's begins there.
             raw.append(drop("iifname \"\(name)\" ip daddr 127.0.0.0/8", "the host's loopback"))
+            forward += metadata(from: name)
             forward += [
-                drop("iifname \"\(name)\" ip daddr 169.254.0.0/16", "metadata"),
-                drop("iifname \"\(name)\" ip6 daddr \(Self.metadata6)", "metadata"),
                 "iifname \"\(name)\" accept",
                 "oifname \"\(name)\" ct state established,related accept",
                 "oifname \"\(name)\" ct status dnat accept",
@@ -140,6 +136,14 @@ struct NetfilterRules {
             drop("arp saddr ether != \(machine.hardwareAddress)", "spoofed ARP"),
             drop("arp saddr ip != { 0.0.0.0, \(address) }", "spoofed ARP"),
         ]
+    }
+
+    /// Where clouds keep metadata, which is not for machines.
+    private func metadata(from device: String) -> [String] {
+        let services6 = IPv6Address.metadataServices.map { "\($0)" }.joined(separator: ", ")
+        return ["ip daddr 169.254.0.0/16", "ip6 daddr { \(services6) }"].map {
+            drop("iifname \"\(device)\" \($0)", "metadata")
+        }
     }
 
     /// A rule that counts what it drops.
