@@ -35,21 +35,18 @@ struct SnapshotDrafts {
         }
         // What a guest has in its memory is for its owner alone.
         let file = try Descriptor.open(memoryDraft, .createNew, permissions: 0o600)
+        var joinsParent = false
         if let parent = state.parent, let before = try openMemory(of: parent, state.memorySize) {
             try FileCopy.clone(before, count: state.memorySize, to: file)
-            (state.kind, state.parent) = (.full, nil)
-            var writer = MemoryWriter(memory, source: source, to: file)
-            let parts: [Range<UInt64>] = if let written { written } else { try writer.touched() }
-            try writer.write(parts)
-            _ = try writer.finish(MemoryFile.trailer(state), isDurable: isDurable)
-            return
+            joinsParent = true
         }
         var writer = MemoryWriter(memory, source: source, to: file)
         if state.kind == .full {
             try writer.writeAll()
         } else {
-            state.memoryParts = if let written { written } else { try writer.touched() }
-            try writer.write(state.memoryParts)
+            let parts: [Range<UInt64>] = if let written { written } else { try writer.touched() }
+            try writer.write(parts)
+            if joinsParent { (state.kind, state.parent) = (.full, nil) } else { state.memoryParts = parts }
         }
         _ = try writer.finish(MemoryFile.trailer(state), isDurable: isDurable)
     }
