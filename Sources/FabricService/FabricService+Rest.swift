@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Glibc
 internal import Platform
 
 /// Listeners that rest: without a descriptor to be had for who connects, they would be ready for ever. Who connects
@@ -14,10 +15,14 @@ extension FabricService {
         } catch {
             outOfDescriptors += 1
             try? epoll.remove(listener.raw)
-            resting.append(token)
-            restsUntil = restsUntil ?? monotonicNanoseconds() + FabricService.restInNanoseconds
+            rest(token)
             return nil
         }
+    }
+
+    private func rest(_ token: Token) {
+        resting.append(token)
+        restsUntil = restsUntil ?? monotonicNanoseconds() + FabricService.restInNanoseconds
     }
 
     /// Watches again those that have rested: a descriptor may be free.
@@ -27,12 +32,18 @@ extension FabricService {
         restsUntil = nil
         for token in rested {
             switch token {
-            case .control: try? epoll.add(control.raw, .readable, token: token.value)
-            case .listener(let index):
-                // Its port may be gone, and another one's listener, which is watched, have its number.
-                if let port = ports[index] { try? epoll.add(port.listener.raw, .readable, token: token.value) }
+            case .control: listen(control.raw, token)
+            // Its port may be gone.
+            case .listener(let index): if let port = ports[index] { listen(port.listener.raw, token) }
             default: break
             }
+        }
+    }
+
+    private func listen(_ raw: Int32, _ token: Token) {
+        do throws(SystemError) { try epoll.add(raw, .readable, token: token.value) } catch {
+            // Another port may have this one's number by now, whose listener is watched.
+            if error.code != EEXIST { rest(token) }
         }
     }
 }

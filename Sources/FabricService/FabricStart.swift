@@ -166,13 +166,13 @@ package struct FabricStart: Sendable {
         "/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
     ]
 
-    /// Writes a line to the network's log.
-    private func say(_ text: String) {
-        let line = Array("martlet-fabric: \(text)\n".utf8)
-        _ = unsafe line.withUnsafeBytes { unsafe Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
-    }
-
     private func closeReady() {
         if let ready { Glibc.close(ready) }
     }
+}
+
+/// Writes a line to the network's log.
+func say(_ text: String) {
+    let line = Array("martlet-fabric: \(text)\n".utf8)
+    _ = unsafe line.withUnsafeBytes { unsafe Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
 }

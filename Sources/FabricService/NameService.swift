@@ -17,6 +17,8 @@ final class NameService {
     private(set) var exchanges: [Exchange?] = []
     /// Sockets to be watched, and the ones to be no longer; for the owner of epoll.
     private(set) var servers: [IPAddress] = []
+    /// The list could not be read the last time, which was said.
+    private var isUnreadable = false
     /// Counts the questions, for those that share an alias.
     var turn = 0
 
@@ -54,8 +56,18 @@ final class NameService {
                 _ = unsafe inotify_add_watch(watch, splitPath(path).directory, mask)
             }
         }
-        // One that is not there for a moment, or may not be read where a link leads now, changes nothing.
-        guard let text = (try? Files.read(resolverPath, limit: 65_536)) ?? (servers.isEmpty ? [] : nil) else { return }
+        var text: [UInt8] = []
+        do throws(SystemError) {
+            text = try Files.read(resolverPath, limit: 65_536)
+            isUnreadable = false
+        } catch {
+            // One that is not there for a moment, or may not be read where a link leads now, changes nothing.
+            if error.code != ENOENT, !isUnreadable {
+                isUnreadable = true
+                say("the list of name servers cannot be read, and stays as it was: \(error)")
+            }
+            guard servers.isEmpty else { return }
+        }
         servers = ResolverConfiguration(text).servers
         forwarder.setServers(servers)
     }

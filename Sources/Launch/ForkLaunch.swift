@@ -49,6 +49,9 @@ enum ForkLaunch {
             } catch let failure as Failure {
                 for line in failure.lines { complain("\(names[index]): \(line)") }
                 hasFailed = true
+            } catch {
+                complain("\(names[index]): \(error)")
+                hasFailed = true
             }
         }
         if hasFailed { throw Failure(silentlyWith: 1) }

@@ -85,15 +85,20 @@ package struct RunningMachine: ~Copyable {
 
     /// Waits until the process runs, prints the id and leaves.
     /// - Parameter problem: why the machine must not be, all the same; it is ended then, and nothing of it stays.
-    package consuming func awaitStart(unless problem: (MachineState) -> String? = { _ in nil }) throws -> Int32 {
+    package consuming func awaitStart(unless problem: ((MachineState) -> String?)? = nil) throws -> Int32 {
         try awaitProcess()
-        guard let state = (try? store.record(id))??.state, let reason = problem(state) else {
+        // One that is gone already has nothing to be judged by.
+        guard let problem, let state = try store.record(id)?.state, let reason = problem(state) else {
             print(id)
             return 0
         }
         let (id, store) = (id, store)
-        _ = try? stop()
-        _ = try? store.remove(id)
+        do {
+            _ = try stop()
+            _ = try store.remove(id)
+        } catch {
+            throw Failure("\(reason); it could not be removed: \(error)")
+        }
         throw Failure(reason)
     }
 
