@@ -16,10 +16,18 @@ extension FabricService {
     func acceptClients() {
         while true {
             guard let connection = accept(on: control, .control) else { return }
-            var user: uid_t = 0
-            guard unsafe clinux_peer_user(connection.raw, &user) == 0, user == geteuid() || user == 0 else { continue }
+            guard isOfOwner(connection) else { continue }
             add(ControlClient(connection))
         }
+    }
+
+    /// Whether the other end of a connection is this user, or root.
+    func isOfOwner(_ connection: borrowing Descriptor) -> Bool {
+        var user: uid_t = 0
+        guard unsafe clinux_peer_user(connection.raw, &user) == 0 else { return false }
+        if user == geteuid() || user == 0 { return true }
+        // In a user namespace of our own root has no number; others do not get past the directory's permissions.
+        return confinement?.namespaces.hasOwnUsers == true && user == OwnNamespaces.unknownUser
     }
 
     func add(_ client: ControlClient) {
@@ -131,7 +139,7 @@ extension FabricService {
         request.ipv4 = attachment.address
         request.ipv6 = attachment.address6
         var changed = state
-        let path = "\(configuration.directory)/ports/\(attachment.id)"
+        let path = "\(configuration.ownDirectory)/ports/\(attachment.id)"
         do throws(FabricError) {
             let endpoint = try changed.add(request)
             let index = ports.firstIndex { $0 == nil } ?? ports.count
@@ -185,7 +193,8 @@ extension FabricService {
     private func description(of endpoint: Endpoint, _ port: MachinePort) -> FabricReply.Endpoint {
         let network = state.table.networks[endpoint.network]
         var result = FabricReply.Endpoint(
-            socketPath: port.path, hardwareAddress: endpoint.mac, mtu: UInt32(network.mtu))
+            socketPath: "\(configuration.directory)/ports/\(port.machine)", hardwareAddress: endpoint.mac,
+            mtu: UInt32(network.mtu))
         if let subnet = network.subnet {
             result.address = endpoint.ipv4
             result.prefixLength = UInt8(subnet.length)

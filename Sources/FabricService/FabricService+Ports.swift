@@ -16,8 +16,7 @@ extension FabricService {
         guard let port = ports[index] else { return }
         while true {
             guard let connection = accept(on: port.listener, .listener(index)) else { return }
-            var user: uid_t = 0
-            guard unsafe clinux_peer_user(connection.raw, &user) == 0, user == geteuid() || user == 0 else { continue }
+            guard isOfOwner(connection) else { continue }
             disconnect(port)
             guard
                 (try? epoll.add(connection.raw, [.readable, .peerClosed], token: Token.port(index).value)) != nil

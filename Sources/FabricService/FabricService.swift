@@ -17,6 +17,8 @@ package final class FabricService {
         package var definition: NetworkDefinition
         /// Where `control`, `lock` and `ports/` are.
         package var directory: String
+        /// The same as the process itself names it: a socket's path has 107 bytes at most, of which a machine's name has 64.
+        package var ownDirectory: String
         package var resolverPath = "/etc/resolv.conf"
         /// Where the host's servers listen.
         package var resolverPort: UInt16 = 53
@@ -35,6 +37,7 @@ package final class FabricService {
         package init(definition: NetworkDefinition, directory: String) {
             self.definition = definition
             self.directory = directory
+            ownDirectory = directory
         }
     }
 

@@ -47,6 +47,7 @@ package struct FabricStart: Sendable {
         }
         guard let definition = values["--definition"] else { throw .usage("--definition is missing") }
         guard let directory = values["--directory"] else { throw .usage("--directory is missing") }
+        guard directory.hasPrefix("/") else { throw .usage("--directory wants an absolute path") }
         self.definition = definition
         self.directory = directory
         if let text = values["--ready-fd"] {
@@ -114,29 +115,43 @@ package struct FabricStart: Sendable {
         let control = claimed.control
         var configuration = FabricService.Configuration(definition: definition, directory: directory)
         configuration.followsAnother = leftovers > 0
+        // Longer paths of sockets go by /proc, which it will not see.
+        do throws(SystemError) { try ForkedProcess.changeDirectory(to: directory) } catch { throw .system(error) }
+        configuration.ownDirectory = "."
         if let hostLoopback { configuration.hostLoopback = .at(IPv6Address(mapping: hostLoopback)) }
         // Each connection of a machine is a descriptor.
         raiseDescriptorLimit()
         let service = try FabricService(configuration, control: control)
-        do throws(SystemError) {
-            let resolver = configuration.resolverPath
-            let real = (try? Files.resolve(resolver)) ?? resolver
-            // Asked before: then the call is one that the process has no use for.
-            let version = Int(clinux_landlock_version())
-            let result = try Confinement.enter(
-                writable: [directory],
-                readable: [splitPath(resolver).directory, splitPath(real).directory, "/dev/urandom"]
-                    + FabricStart.resolverDirectories)
-            let confinement = FabricConfinement(landlock: result.files ? version : 0, seccomp: result.calls)
-            service.confinement = confinement
-            if let missing = confinement.missing { say("less confined than it should be: \(missing)") }
-        } catch {
-            throw .system(error)
-        }
+        do throws(SystemError) { try confine(service, configuration) } catch { throw .system(error) }
         closeReady()
         defer { Files.remove(path) }
         try service.run()
         lock.end()
+    }
+
+    /// Gives up what the service does not need. What the system does not have is said, and the rest still holds.
+    private func confine(_ service: FabricService, _ configuration: FabricService.Configuration) throws(SystemError) {
+        let readable = Set(Self.directories(leadingTo: configuration.resolverPath) + Self.resolverDirectories).sorted()
+        // Asked before: then the call is one that the process has no use for.
+        let version = Int(clinux_landlock_version())
+        let namespaces = OwnNamespaces.enter(home: directory, readable: readable)
+        let result = try Confinement.enter(writable: [directory], readable: readable)
+        let confinement = FabricConfinement(
+            namespaces: namespaces, landlock: result.files ? version : 0, seccomp: result.calls)
+        service.confinement = confinement
+        if let missing = confinement.missing { say("less confined than it should be: \(missing)") }
+    }
+
+    /// The directories of a file, and of what it is a link to, each as it is written there.
+    private static func directories(leadingTo path: String) -> [String] {
+        var (path, directories) = (path, [splitPath(path).directory])
+        // As many links as the kernel follows (path_resolution(7)).
+        for _ in 0..<40 {
+            guard let target = try? Files.readSymbolicLink(path) else { break }
+            path = target.hasPrefix("/") ? target : "\(splitPath(path).directory)/\(target)"
+            directories.append(splitPath(path).directory)
+        }
+        return directories
     }
 
     /// Waits until the process that holds the lock can be asked, or has ended.

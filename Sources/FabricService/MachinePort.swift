@@ -13,6 +13,7 @@ final class MachinePort {
     let endpoint: EndpointID
     /// The machine's, as its attachment says.
     let machine: String
+    /// Of its socket, as this process names it.
     let path: String
     let listener: Descriptor
     var connection: Descriptor?

@@ -62,9 +62,17 @@ import Platform
             }
         }
         guard withName({ bind(abstract, $0, $1) }), listen(abstract, 1) == 0 else { return }
+        // And one under a path, which no rule about files keeps anybody from.
+        let outside = try UnixSocket.listen(at: "\(splitPath(directory).directory)/outside")
         let version = clinux_landlock_version()
+        let namespaces = OwnNamespaces.enter(home: directory, readable: ["/etc", "/nonexistent"])
         let result = try Confinement.enter(writable: [directory], readable: ["/etc"])
         func say(_ name: String, _ worked: Bool) { print(name, worked ? "works" : "fails") }
+        say("namespaces", namespaces.problem == nil)
+        if let problem = namespaces.problem { print(problem) }
+        say("privileges", clinux_capabilities() & CLINUX_CAP_SYS_ADMIN != 0)
+        say("connect-outside", (try? UnixSocket.connect(to: "\(splitPath(directory).directory)/outside")) != nil)
+        say("own-users", namespaces.hasOwnUsers)
         say("files", result.files)
         say("calls", result.calls)
         say("read-etc", (try? Files.read("/etc/hostname", limit: 4096)) != nil)
@@ -83,6 +91,7 @@ import Platform
         say("scope", version >= 6)
         let other = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
         say("abstract", withName { connect(other, $0, $1) })
+        outside.close()
     }
 }
 

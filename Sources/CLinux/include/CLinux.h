@@ -25,6 +25,7 @@
 #include <sys/xattr.h>
 #include "Confinement.h"
 #include "InternetSockets.h"
+#include "Namespaces.h"
 #include "PageFaults.h"
 #include "Taps.h"
 #include <linux/kvm.h>
