@@ -19,26 +19,27 @@ package enum OwnNamespaces {
     /// The number that those have whom the user namespace has none for (/proc/sys/kernel/overflowuid).
     package static let unknownUser: UInt32 = 65_534
 
-    /// To be called while the process has one thread. What it has open stays open; its working directory becomes `home`. Of its capabilities it keeps those for
-    /// privileged ports and for files of other owners, where it has them in the host's user namespace.
+    /// To be called while the process has one thread. What it has open stays open; its working directory becomes `home`. Of
+    /// its capabilities it keeps those for privileged ports and for files of other owners, where it has them on the host.
     /// - Parameters:
     ///   - home: a directory that stays as it is.
     ///   - readable: directories to be seen, and not written to; those that are not there are left out.
     package static func enter(home: String, readable: [String]) -> Result {
         let capabilities = clinux_capabilities()
         let isPrivileged = capabilities & CLINUX_CAP_SYS_ADMIN != 0
-        // In a user namespace it would be worth nothing, and what it was given it for would not work any more.
-        guard isPrivileged || capabilities & CLINUX_CAP_NET_BIND_SERVICE == 0 else {
-            return Result(problem: "it may open privileged ports, and in a user namespace it could not")
-        }
         var result = Result()
-        do throws(SystemError) {
-            try separate(ofUsers: !isPrivileged, &result)
-            try makeRoot(home: home, readable: readable)
-        } catch {
-            result.problem = "\(error)"
+        if !isPrivileged, capabilities & CLINUX_CAP_NET_BIND_SERVICE != 0 {
+            // In a user namespace it would be worth nothing, and what it was given it for would not work any more.
+            result.problem = "it may open privileged ports, and in a user namespace it could not"
+        } else {
+            do throws(SystemError) {
+                try separate(ofUsers: !isPrivileged, &result)
+                try makeRoot(home: home, readable: readable)
+            } catch {
+                result.problem = "\(error)"
+            }
         }
-        let kept = isPrivileged ? CLINUX_CAP_NET_BIND_SERVICE | CLINUX_CAP_DAC_OVERRIDE : 0
+        let kept = result.hasOwnUsers ? 0 : CLINUX_CAP_NET_BIND_SERVICE | CLINUX_CAP_DAC_OVERRIDE
         if clinux_keep_capabilities(kept) != 0, result.problem == nil { result.problem = "\(SystemError("capset"))" }
         return result
     }

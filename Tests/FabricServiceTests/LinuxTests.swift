@@ -199,6 +199,46 @@ import Wire
         #expect(text.contains("default via fe80::1"))
     }
 
+    /// An ordinary user's fabric is in a user namespace, where root has no number.
+    @Test func ordinaryUsers() throws {
+        let directory = try TemporaryDirectory()
+        let store = try Self.store(directory)
+        let user = 61_234
+        let (program, copy) = ("\(directory.path)/as-user", "\(directory.path)/martlet-fabric")
+        try #require(try run("/bin/cp", [try fixture(), copy]).end == .exited(0))
+        let text = """
+            #!/bin/sh
+            chown -R \(user) \(directory.path)
+            exec setpriv --reuid=\(user) --regid=\(user) --clear-groups \(copy) "$@"
+
+            """
+        try Files.writeAtomically(Array(text.utf8), to: program, permissions: 0o755)
+        var connection = try FabricConnection(to: "blue", of: store, program: program)
+        let endpoint = try Self.attach(&connection, "a")
+        try UnixSocket.connect(to: endpoint.socketPath, kind: .records).close()
+        guard case .inspected(let state) = try connection.ask(.inspect) else {
+            throw SystemError("inspect", code: EPROTO)
+        }
+        let process = try #require(try fabricProcess(directory.path))
+        let status = String(decoding: try Files.read("/proc/\(process)/status", limit: 65_536), as: UTF8.self)
+        #expect(status.contains("Uid:\t\(user)") && status.contains("CapEff:\t0000000000000000"))
+        if state["confinement"]?["namespaces"] == true {
+            let root = try Files.list("/proc/\(process)/root")
+            #expect(root.contains("etc") && !root.contains("usr"))
+            #expect(
+                try Files.readSymbolicLink("/proc/\(process)/ns/user") != Files.readSymbolicLink("/proc/self/ns/user"))
+        }
+        // Another ordinary user is not let in.
+        let stranger = try run(
+            "/usr/bin/setpriv", ["--reuid=61235", "--regid=61235", "--clear-groups", "ls", store.directory("blue")])
+        #expect(stranger.end != .exited(0), "\(stranger.text)")
+        kill(process, SIGTERM)
+        let raw = connection.descriptor
+        var byte: UInt8 = 0
+        while read(raw, &byte, 1) > 0 {}
+        #expect(!Files.exists(endpoint.socketPath) && !Files.exists("\(store.directory("blue"))/control"))
+    }
+
     @Test func confined() throws {
         let directory = try TemporaryDirectory()
         let store = try Self.store(directory)
@@ -305,7 +345,7 @@ import Wire
                 continue
             }
             let text = String(decoding: line, as: UTF8.self)
-            if text.hasPrefix("martlet-fabric\0"), text.contains(directory) { return pid }
+            if text.contains("martlet-fabric\0"), text.contains(directory) { return pid }
         }
         return nil
     }
