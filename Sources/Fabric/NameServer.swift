@@ -14,7 +14,8 @@ package enum NameOutcome: Equatable, Sendable {
 
 /// Answers for a network's own names, as a function of the table: machines' names and aliases, alone and below the
 /// network's name, and the addresses' names. A question about these is never asked upstream, whether it has an answer or
-/// not: a name of one label, a name below the network's name, an address of its subnets, and what is special everywhere.
+/// not: a name of one label, a name below the network's name or that of another network of the user's, an address of
+/// their subnets, and what is special everywhere.
 package enum NameServer {
     /// In seconds: machines come and go.
     package static let timeToLive: UInt32 = 5
@@ -25,11 +26,12 @@ package enum NameServer {
     /// - Parameters:
     ///   - message: the query.
     ///   - elsewhere: what other name servers the machine has that asks; nil where this is its only one.
+    ///   - foreign: the user's other networks; what is theirs does not exist for a machine that is in none of them.
     ///   - turn: counts the questions: machines that share an alias are told in another order each time.
     ///   - overTCP: an answer has up to 65,535 bytes; over UDP as many as the client takes.
     package static func answer(
-        _ message: RawSpan, network: Int, table: EndpointTable, elsewhere: NamesElsewhere? = nil, turn: Int = 0,
-        overTCP: Bool,
+        _ message: RawSpan, network: Int, table: EndpointTable, elsewhere: NamesElsewhere? = nil,
+        foreign: ForeignNames = ForeignNames(), turn: Int = 0, overTCP: Bool,
         to bytes: inout MutableRawSpan, at offset: Int
     ) -> NameOutcome {
         guard let query = DNSView(message), !query.isResponse, network < table.networks.count else { return .ignored }
@@ -50,7 +52,7 @@ package enum NameServer {
         // Zone transfers are for nobody.
         guard question.type != 251, question.type != 252 else { return refuse(DNSCode.refused, &bytes) }
 
-        let found = resolve(question, network, table, elsewhere, turn)
+        let found = resolve(question, network, table, elsewhere, foreign, turn)
         switch found {
         case .elsewhere: return .forward
         case .anotherServer: return refuse(DNSCode.refused, &bytes)
@@ -119,7 +121,8 @@ package enum NameServer {
     }
 
     private static func resolve(
-        _ question: DNSQuestion, _ network: Int, _ table: EndpointTable, _ elsewhere: NamesElsewhere?, _ turn: Int
+        _ question: DNSQuestion, _ network: Int, _ table: EndpointTable, _ elsewhere: NamesElsewhere?,
+        _ foreign: ForeignNames, _ turn: Int
     ) -> Found {
         let name = question.name
         let link = table.networks[network]
@@ -134,11 +137,14 @@ package enum NameServer {
             return machine(inner, network, table, turn) ?? .missing
         }
         if let special = special(name) { return special }
-        if name.isWithin(ipv4Reverse) || name.isWithin(ipv6Reverse) {
-            if let found = reverse(name, network, table) { return found }
-            if let elsewhere, let address = name.reversedAddress, elsewhere.contains(address) { return .anotherServer }
+        let address = name.isWithin(ipv4Reverse) || name.isWithin(ipv6Reverse) ? name.reversedAddress : nil
+        if let address {
+            if let found = reverse(address, network, table) { return found }
+            if let elsewhere, elsewhere.contains(address) { return .anotherServer }
         }
         if let elsewhere, !elsewhere.hasLastWord { return .anotherServer }
+        if foreign.own(name) { return .missing }
+        if let address, foreign.own(address) { return .missing }
         if name.labelCount <= 1, !name.isRoot { return .missing }
         return link.isInternal ? .missing : .elsewhere
     }
@@ -171,9 +177,8 @@ package enum NameServer {
     }
 
     /// The name of an address; nil for one that is none of the network's.
-    private static func reverse(_ name: DNSName, _ network: Int, _ table: EndpointTable) -> Found? {
+    private static func reverse(_ address: IPAddress, _ network: Int, _ table: EndpointTable) -> Found? {
         let link = table.networks[network]
-        guard let address = name.reversedAddress else { return nil }
         let index: Int?
         switch address {
         case .v4(let address):

@@ -287,6 +287,7 @@ extension FabricService {
         resolver["servers"] = .array(names.servers.map { .string("\($0)") })
         resolver["answeredFromMemory"] = .number(names.hits)
         resolver["asked"] = .number(names.misses)
+        resolver["otherNetworks"] = .number(foreignNames.count)
         object["names"] = .object(resolver)
         object["gateway"] = json(gateway.counters)
         object["confinement"] = confinement?.json

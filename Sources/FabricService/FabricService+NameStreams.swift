@@ -152,7 +152,7 @@ extension FabricService {
             names.turn &+= 1
             outcome = NameServer.answer(
                 unsafe question.bytes, network: 0, table: state.table, elsewhere: port.elsewhere,
-                turn: names.turn, overTCP: true, to: &bytes, at: 0)
+                foreign: foreignNames, turn: names.turn, overTCP: true, to: &bytes, at: 0)
         }
         switch outcome {
         case .answered(let length): stream.write(Array(output[..<length]), now: now)

@@ -16,7 +16,7 @@ extension FabricService {
         names.turn &+= 1
         switch NameServer.answer(
             unsafe message.bytes, network: query.network, table: state.table, elsewhere: port.elsewhere,
-            turn: names.turn, overTCP: false, to: &reply, at: place)
+            foreign: foreignNames, turn: names.turn, overTCP: false, to: &reply, at: place)
         {
         case .answered(let length): sendAnswer(length, isIPv6: query.isIPv6, port: query.clientPort, to: port)
         case .ignored: router.countDrop(.notForUs, at: port.id)
@@ -30,6 +30,9 @@ extension FabricService {
             perform(names.ask(unsafe Array(message), from: client, now: now))
         }
     }
+
+    /// What is asked of nobody, as machines of this network are not to know it.
+    var foreignNames: ForeignNames { others?.names ?? ForeignNames() }
 
     /// Whether a machine's rules let it ask the outside for a name; counted where they do not.
     func mayAsk(_ message: RawSpan, _ port: MachinePort) -> Bool {

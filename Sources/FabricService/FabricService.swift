@@ -19,6 +19,8 @@ package final class FabricService {
         package var directory: String
         /// The same as the process itself names it: a socket's path has 107 bytes at most, of which a machine's name has 64.
         package var ownDirectory: String
+        /// Where this user's networks are defined; nil where no others are to be known of.
+        package var definitions: String?
         package var resolverPath = "/etc/resolv.conf"
         /// Where the host's servers listen.
         package var resolverPort: UInt16 = 53
@@ -55,6 +57,8 @@ package final class FabricService {
     var clients: [ControlClient?] = []
     var captures: [Capture?] = []
     let names: NameService
+    /// The user's other networks; nil where none are to be known of.
+    let others: UserNetworks?
     /// Machines' connections to the name server, by numbers that are not used again soon.
     var streams: [Int: NameStream] = [:]
     var nextStream = 0
@@ -130,10 +134,16 @@ package final class FabricService {
             gateway = try Gateway(link: link, now: monotonicNanoseconds() / 1000)
             names = try NameService(
                 resolverPath: configuration.resolverPath, port: configuration.resolverPort, seed: randomBits())
+            others = configuration.definitions.map {
+                UserNetworks(directory: $0, besides: configuration.definition.name)
+            }
             try epoll.add(signals.descriptor.raw, .readable, token: Token.signal.value)
             try epoll.add(control.raw, .readable, token: Token.control.value)
             if let watched = names.watchDescriptor {
                 try epoll.add(watched, .readable, token: Token.resolver.value)
+            }
+            if let watched = others?.watchDescriptor {
+                try epoll.add(watched, .readable, token: Token.networks.value)
             }
             try epoll.add(gateway.eventDescriptor, .readable, token: Token.gateway.value)
         } catch {
@@ -191,6 +201,7 @@ package final class FabricService {
         case .signal: if signals.next() != nil { isEnding = true }
         case .control: acceptClients()
         case .resolver: names.reload()
+        case .networks: others?.reload()
         case .gateway: break
         case .client(let index): serve(client: index, readiness)
         case .listener(let index): acceptMachine(index)

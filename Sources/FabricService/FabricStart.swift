@@ -47,7 +47,9 @@ package struct FabricStart: Sendable {
         }
         guard let definition = values["--definition"] else { throw .usage("--definition is missing") }
         guard let directory = values["--directory"] else { throw .usage("--directory is missing") }
-        guard directory.hasPrefix("/") else { throw .usage("--directory wants an absolute path") }
+        guard definition.hasPrefix("/"), directory.hasPrefix("/") else {
+            throw .usage("--definition and --directory want absolute paths")
+        }
         self.definition = definition
         self.directory = directory
         if let text = values["--ready-fd"] {
@@ -114,6 +116,7 @@ package struct FabricStart: Sendable {
         let lock = claimed.lock
         let control = claimed.control
         var configuration = FabricService.Configuration(definition: definition, directory: directory)
+        configuration.definitions = splitPath(self.definition).directory
         configuration.followsAnother = leftovers > 0
         // Longer paths of sockets go by /proc, which it will not see.
         do throws(SystemError) { try ForkedProcess.changeDirectory(to: directory) } catch { throw .system(error) }
@@ -131,7 +134,8 @@ package struct FabricStart: Sendable {
 
     /// Gives up what the service does not need. What the system does not have is said, and the rest still holds.
     private func confine(_ service: FabricService, _ configuration: FabricService.Configuration) throws(SystemError) {
-        let readable = Set(Self.directories(leadingTo: configuration.resolverPath) + Self.resolverDirectories).sorted()
+        let lists = Self.directories(leadingTo: configuration.resolverPath) + Self.resolverDirectories
+        let readable = Set(lists + [splitPath(definition).directory]).sorted()
         // Asked before: then the call is one that the process has no use for.
         let version = Int(clinux_landlock_version())
         let namespaces = OwnNamespaces.enter(home: directory, readable: readable)

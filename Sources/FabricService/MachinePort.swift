@@ -99,7 +99,7 @@ extension NamesElsewhere {
 
 /// What an event of epoll is about.
 enum Token {
-    case signal, control, resolver, gateway
+    case signal, control, resolver, gateway, networks
     case client(Int)
     case listener(Int)
     case port(Int)
@@ -119,6 +119,7 @@ enum Token {
         case .exchange(let index): 8 << 32 | UInt64(index)
         case .stream(let index): 9 << 32 | UInt64(index)
         case .capture(let index): 10 << 32 | UInt64(index)
+        case .networks: 11 << 32
         }
     }
 
@@ -135,6 +136,7 @@ enum Token {
         case 8: self = .exchange(index)
         case 9: self = .stream(index)
         case 10: self = .capture(index)
+        case 11: self = .networks
         default: return nil
         }
     }

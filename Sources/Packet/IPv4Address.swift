@@ -21,6 +21,16 @@
     @inlinable package var isLoopback: Bool { value >> 24 == 127 }
     /// 169.254.0.0/16 (RFC 3927).
     @inlinable package var isLinkLocal: Bool { value >> 16 == 0xA9FE }
+    /// Its name is nobody's in the public DNS: a private address, one that providers share, or one of the documentation's
+    /// (RFC 6303 §4.1 and §4.2, RFC 7793).
+    package var isNamedLocally: Bool {
+        switch (value >> 24, value >> 16 & 255, value >> 8 & 255) {
+        case (10, _, _), (172, 16...31, _), (192, 168, _), (100, 64...127, _), (0, _, _), (127, _, _), (169, 254, _),
+            (192, 0, 2), (198, 51, 100), (203, 0, 113):
+            true
+        default: false
+        }
+    }
     /// Could be a station's: none of 0.0.0.0/8, loopback, multicast and above.
     @inlinable package var isUsableSource: Bool { value >> 24 != 0 && value >> 24 != 127 && value >> 28 < 0xE }
 

@@ -36,6 +36,11 @@
     @inlinable package var isLoopback: Bool { high == 0 && low == 1 }
     /// fc00::/7 (RFC 4193).
     @inlinable package var isUniqueLocal: Bool { high >> 57 == 0x7E }
+    /// Its name is nobody's in the public DNS: an address of the link's, a unique local one, or one of the documentation's
+    /// (RFC 6303 §4.3 to §4.6).
+    package var isNamedLocally: Bool {
+        isUnspecified || isLoopback || isLinkLocal || isUniqueLocal || high >> 32 == 0x2001_0DB8
+    }
     /// The IPv4 address in ::ffff:0:0/96.
     package var mappedIPv4: IPv4Address? {
         high == 0 && low >> 32 == 0xFFFF ? IPv4Address(UInt32(truncatingIfNeeded: low)) : nil
@@ -215,6 +220,14 @@ extension IPv6Prefix: CustomStringConvertible {
             self = .v6(address)
         } else {
             return nil
+        }
+    }
+
+    /// Its name is nobody's in the public DNS.
+    package var isNamedLocally: Bool {
+        switch self {
+        case .v4(let address): address.isNamedLocally
+        case .v6(let address): address.isNamedLocally
         }
     }
 

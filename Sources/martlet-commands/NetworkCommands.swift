@@ -35,7 +35,12 @@ extension Network {
     struct Create: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Make a network.",
-            discussion: "martlet network create --subnet 10.20.0.0/24 --ipv6 back")
+            discussion: """
+                Names that end in a dot and the network's name are from then on its own, for all of your containers: one \
+                that is called like a top-level domain, such as dev, hides what the Internet has there.
+
+                martlet network create --subnet 10.20.0.0/24 --ipv6 back
+                """)
 
         @Option(help: ArgumentHelp("Its IPv4 addresses (default: some that no other network has).", valueName: "cidr"))
         var subnet: [String] = []

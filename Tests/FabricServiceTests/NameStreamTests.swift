@@ -10,7 +10,7 @@ import Testing
 import Wire
 
 /// A machine's TCP to port 53 of its gateway, by hand: nothing gets lost on the way.
-private final class Stream {
+final class Stream {
     private let machine: Machine
     private let port: UInt16
     private var sequence: UInt32 = 1000

@@ -39,10 +39,13 @@ func definition(isInternal: Bool = false) -> NetworkDefinition {
 final class Served {
     let directory: TemporaryDirectory
 
-    /// - Parameter resolvers: the text of resolv.conf.
+    /// - Parameters:
+    ///   - resolvers: the text of resolv.conf.
+    ///   - definitions: the directory of the user's networks.
     init(
         resolvers: String = "", resolverPort: UInt16 = 53, isInternal: Bool = false,
-        queryLimit: TokenBucket = Router.queryLimit, streamIdleTimeInNanoseconds: UInt64 = 10_000_000_000
+        definitions: String? = nil, queryLimit: TokenBucket = Router.queryLimit,
+        streamIdleTimeInNanoseconds: UInt64 = 10_000_000_000
     ) throws {
         let directory = try TemporaryDirectory()
         self.directory = directory
@@ -51,6 +54,7 @@ final class Served {
             definition: definition(isInternal: isInternal), directory: directory.path)
         configuration.resolverPath = "\(directory.path)/resolv.conf"
         configuration.resolverPort = resolverPort
+        configuration.definitions = definitions
         configuration.queryLimit = queryLimit
         configuration.streamIdleTimeInNanoseconds = streamIdleTimeInNanoseconds
         configuration.idleTimeInSeconds = 1

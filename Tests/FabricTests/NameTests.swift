@@ -43,14 +43,15 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
 
 @Suite struct Names {
     private func ask(
-        _ bench: Bench, _ message: [UInt8], elsewhere: NamesElsewhere? = nil, overTCP: Bool = false, turn: Int = 0
+        _ bench: Bench, _ message: [UInt8], elsewhere: NamesElsewhere? = nil, foreign: ForeignNames = ForeignNames(),
+        overTCP: Bool = false, turn: Int = 0
     ) -> (NameOutcome, [UInt8]) {
         var outcome = NameOutcome.ignored
         let bytes = built(65_535) { output in
             reading(message) {
                 outcome = NameServer.answer(
-                    $0, network: 0, table: bench.state.table, elsewhere: elsewhere, turn: turn, overTCP: overTCP,
-                    to: &output, at: 0)
+                    $0, network: 0, table: bench.state.table, elsewhere: elsewhere, foreign: foreign, turn: turn,
+                    overTCP: overTCP, to: &output, at: 0)
             }
         }
         guard case .answered(let length) = outcome else { return (outcome, []) }
@@ -77,9 +78,8 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
             let found = try #require(read(answer), "\(name)")
             #expect(found.code == code && found.data == data, "\(name): \(found)")
         }
-        // An alias, and the other network's machines, which nobody here knows.
+        // What nobody here knows.
         #expect(ask(bench, query("example.com")).0 == .forward)
-        #expect(ask(bench, query("a.red")).0 == .forward)
         #expect(ask(bench, query("8.8.8.8.in-addr.arpa", DNSType.ptr)).0 == .forward)
         #expect(ask(bench, query(".")).0 == .forward)
     }
@@ -115,6 +115,93 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
             let found = try #require(read(answer), "\(name)")
             #expect(found.code == code && found.data == data, "\(name): \(found)")
         }
+    }
+
+    /// What the user's other networks own does not exist for who is in none of them, whatever is asked about it; what is
+    /// not theirs goes on as before.
+    @Test func namesOfNetworksThatTheMachineIsNotIn() throws {
+        let bench = try Bench()
+        let foreign = ForeignNames([
+            .init(domain: name("red"), subnet: IPv4Prefix("10.77.0.0/16"), prefix: IPv6Prefix("fd00:77::/64")),
+            // As others have on the Internet.
+            .init(domain: name("deep.green"), subnet: IPv4Prefix("11.0.0.0/8"), prefix: IPv6Prefix("2001:4860::/64")),
+            .init(domain: name("below.blue")), .init(domain: name("dev")),
+            // The same addresses as the network's own.
+            .init(domain: name("twin"), subnet: IPv4Prefix("10.0.0.0/8")),
+        ])
+        let theirs = [
+            "db.red", "DB.Red", "red", "x.y.red", "_http._tcp.db.red", "deep.green", "a.deep.green", "x.below.blue",
+            "www.example.dev", "db.red.blue", "9.0.77.10.in-addr.arpa", DNSName(reverse: .v6(v6("fd00:77::5"))).text,
+            "9.9.9.10.in-addr.arpa",
+        ]
+        for text in theirs {
+            for type in [DNSType.a, DNSType.aaaa, DNSType.ptr, DNSType.txt, DNSType.any, 6, 15, 33, 65] as [UInt16] {
+                for overTCP in [false, true] {
+                    let (_, answer) = ask(bench, query(text, type), foreign: foreign, overTCP: overTCP)
+                    let found = try #require(read(answer), "\(text) \(type)")
+                    #expect(found.code == DNSCode.noSuchName && found.data == [], "\(text) \(type): \(found)")
+                    #expect(isAuthoritativeDenial(answer), "\(text) \(type)")
+                }
+            }
+        }
+        for text in [
+            "example.com", "red.example.com", "xred.com", "x.green", "a.xdeep.green", "example.dev.com",
+            "1.0.0.11.in-addr.arpa", DNSName(reverse: .v6(v6("2001:4860::5"))).text, "1.0.16.172.in-addr.arpa",
+        ] {
+            #expect(ask(bench, query(text), foreign: foreign).0 == .forward, "\(text)")
+        }
+        #expect(read(ask(bench, query("b.blue"), foreign: foreign).1)?.data == ["\(bench.b.v4)"])
+        #expect(read(ask(bench, query("3.0.0.10.in-addr.arpa", DNSType.ptr), foreign: foreign).1)?.data == ["b.blue"])
+
+        // Of a machine in several networks, the server that has the last word says so; those that it is in speak for
+        // themselves.
+        var elsewhere = NamesElsewhere()
+        elsewhere.domains = [name("red")]
+        elsewhere.subnets = [IPv4Prefix("10.77.0.0/16")].compactMap(\.self)
+        for hasLastWord in [true, false] {
+            elsewhere.hasLastWord = hasLastWord
+            let last = hasLastWord ? DNSCode.noSuchName : DNSCode.refused
+            for (text, code) in [
+                ("db.red", DNSCode.refused), ("9.0.77.10.in-addr.arpa", DNSCode.refused), ("x.dev", last),
+                ("9.9.9.10.in-addr.arpa", last), ("x.deep.green", last),
+            ] {
+                let (_, answer) = ask(bench, query(text), elsewhere: elsewhere, foreign: foreign)
+                #expect(read(answer)?.code == code, "\(text)")
+            }
+        }
+    }
+
+    /// Whether an answer says that by its own right, and for how long, with the zone's SOA record.
+    private func isAuthoritativeDenial(_ message: [UInt8]) -> Bool {
+        reading(message) { bytes in
+            guard let view = DNSView(bytes), message[2] & 0x04 != 0 else { return false }
+            var records = view.records
+            var record = DNSRecord()
+            while records.next(&record) {
+                if record.section == .authority, record.type == 6 {
+                    return record.timeToLive == NameServer.negativeTimeToLive
+                }
+            }
+            return false
+        }
+    }
+
+    /// However many labels the networks' names have, the index agrees with a search.
+    @Test(arguments: 0..<UInt64(fuzzRounds(200))) func foreignNamesAgreeWithASearch(seed: UInt64) {
+        var generator = SeededGenerator(seed)
+        func draw(_ most: Int) -> DNSName {
+            let labels = (0..<Int.random(in: 1...most, using: &generator)).map { _ in
+                ["a", "b", "Ab"].randomElement(using: &generator) ?? "a"
+            }
+            return name(labels.joined(separator: "."))
+        }
+        let domains = (0..<Int.random(in: 0...5, using: &generator)).map { _ in draw(4) }
+        let foreign = ForeignNames(domains.map { .init(domain: $0) })
+        for _ in 0..<50 {
+            let asked = draw(6)
+            #expect(foreign.own(asked) == domains.contains { asked.isWithin($0) }, "\(asked) \(domains)")
+        }
+        #expect(!foreign.own(DNSName()))
     }
 
     /// All that share an alias are told, another one first each time.

@@ -58,6 +58,37 @@ struct AgainstLinux {
             try TestSocket.connect(in: bed.outside, Testbed.hostAddress, 8080), inner, 1 << 20, seed: 4)
     }
 
+    /// The names of the user's other networks, asked for by a machine whose host's name server is outside: that one is not
+    /// asked, neither of those that were there before nor of those that come while the fabric runs.
+    @Test func namesOfOtherNetworksStayHere() throws {
+        let bed = try Testbed(resolver: Testbed.outsideAddress)
+        let server = try TestSocket.datagrams(in: bed.outside, Testbed.outsideAddress, 53)
+        var red = NetworkDefinition(name: "red")
+        red.subnet = IPv4Prefix("10.77.0.0/16")
+        red.gateway = IPv4Address("10.77.0.1")
+        try Files.writeAtomically(red.json.encoded(), to: "\(bed.directory)/red.json")
+        func dig(_ arguments: String, expecting words: String) throws {
+            let line = "dig +time=30 +tries=1 @10.88.0.1 \(arguments) | grep -q 'status: \(words)'"
+            #expect(try shell("ip netns exec \(bed.machine) \(line)") == .exited(0), "\(arguments)")
+        }
+        for question in ["db.red", "red", "-t aaaa db.red", "-t txt x.y.red", "-t srv _http._tcp.red", "-x 10.77.0.5"] {
+            try dig(question, expecting: "NXDOMAIN")
+            try dig("+tcp \(question)", expecting: "NXDOMAIN")
+        }
+        try dig("db.red.net", expecting: "NXDOMAIN")
+        // The first question that it sees is the first one that is for it.
+        let asked = try Meanwhile {
+            let (question, peer) = try server.receiveDatagram()
+            var answer = question
+            answer[2] |= 0x80
+            answer[3] = 0x80 | DNSCode.noSuchName
+            _ = server.send(answer, to: peer)
+            return String(decoding: question, as: UTF8.self)
+        }
+        try dig("www.example.org", expecting: "NXDOMAIN")
+        #expect(try asked.result().contains("example"))
+    }
+
     private func connectFailure(_ bed: Testbed, _ address: String, _ port: UInt16) -> Int32? {
         do {
             _ = try TestSocket.connect(in: bed.machine, address, port)

@@ -25,10 +25,12 @@ final class Testbed {
     static let machineAddress = "10.88.0.2"
     static let machineAddress6 = "fd00:88::2"
 
-    /// - Parameter loss: how many frames of a thousand get lost on the machine's link, and how many change places.
+    /// - Parameters:
+    ///   - loss: how many frames of a thousand get lost on the machine's link, and how many change places.
+    ///   - resolver: the host's name server, instead of those of this machine.
     init(
         mtu: UInt32 = 65_520, hostAccess: Bool = false, published: [String] = [], egress: [String] = [], loss: Int = 0,
-        token: String? = nil
+        token: String? = nil, resolver: String? = nil
     ) throws {
         var random = SystemRandomNumberGenerator()
         let id = String(random.next() % 1_000_000, radix: 36)
@@ -55,6 +57,11 @@ final class Testbed {
         definition.allowsHostAccess = hostAccess
         definition.mtu = mtu
         try Files.writeAtomically(definition.json.encoded(), to: "\(directory)/net.json")
+        if let resolver {
+            // What programs of that namespace find at /etc/resolv.conf (ip-netns(8)).
+            try Files.makeDirectories("/etc/netns/\(host)")
+            try Files.writeAtomically(Array("nameserver \(resolver)\n".utf8), to: "/etc/netns/\(host)/resolv.conf")
+        }
         let ready = try Pipe()
         fabric = try Testbed.start(
             host, ["--definition", "\(directory)/net.json", "--directory", "\(directory)/run", "--ready-fd", "3"],
@@ -89,6 +96,7 @@ final class Testbed {
         _ = try? tap.killAndWait()
         _ = try? fabric.killAndWait()
         for name in [machine, host, outside] { _ = try? shell("ip netns del \(name)") }
+        try? Files.removeTree("/etc/netns/\(host)")
         try? Files.removeTree(directory)
     }
 

@@ -52,6 +52,21 @@ import Testing
     @Test(arguments: ["", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "1..2.3", "1.2.3.4 ", "a.b.c.d", "1.2.3."])
     func refusedIPv4(text: String) { #expect(IPv4Address(text) == nil) }
 
+    @Test(
+        arguments: [
+            ("10.0.0.0", true), ("10.255.255.255", true), ("9.255.255.255", false), ("11.0.0.0", false),
+            ("172.15.255.255", false), ("172.16.0.0", true), ("172.31.255.255", true), ("172.32.0.0", false),
+            ("192.168.0.1", true), ("192.167.255.255", false), ("192.169.0.0", false), ("100.63.255.255", false),
+            ("100.64.0.0", true), ("100.127.255.255", true), ("100.128.0.0", false), ("127.0.0.1", true),
+            ("0.0.0.0", true), ("169.254.1.1", true), ("192.0.2.9", true), ("192.0.3.0", false), ("198.51.100.1", true),
+            ("203.0.113.255", true), ("203.0.114.0", false), ("8.8.8.8", false), ("fd00::1", true), ("fc00::", true),
+            ("fe00::", false), ("fe80::1", true), ("::", true), ("::1", true), ("::2", false), ("2001:db8::1", true),
+            ("2001:db9::1", false), ("2606:4700::1", false),
+        ])
+    func namesOfAddresses(text: String, isLocal: Bool) throws {
+        #expect(try #require(IPAddress(text)).isNamedLocally == isLocal)
+    }
+
     @Test(arguments: ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:0", "02:00:00:00:00:0g", "020000000000"])
     func refusedMAC(text: String) { #expect(MACAddress(text) == nil) }
 

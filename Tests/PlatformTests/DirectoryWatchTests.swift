@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import Platform
+import Testing
+
+@Suite struct DirectoryWatches {
+    private func withDirectory(_ body: (String) throws -> Void) throws {
+        var random = SystemRandomNumberGenerator()
+        let path = "/tmp/martlet-watch-\(String(random.next(), radix: 36))"
+        try Files.makeDirectories(path)
+        defer { try? Files.removeTree(path) }
+        try body(path)
+    }
+
+    @Test func whatComesAndGoesIsNamed() throws {
+        try withDirectory { path in
+            try Files.writeAtomically([1], to: "\(path)/there")
+            let watch = try DirectoryWatch(path)
+            #expect(watch.take() == .names([]))
+            let long = String(repeating: "n", count: 255)
+            try Descriptor.open("\(path)/\(long)", .createNew).writeAll([1])
+            try Files.rename("\(path)/there", to: "\(path)/here")
+            #expect(watch.take() == .names([long, "there", "here"]))
+            Files.remove("\(path)/here")
+            #expect(watch.take() == .names(["here"]))
+            #expect(watch.take() == .names([]))
+        }
+    }
+
+    @Test func whatIsLostIsTold() throws {
+        try withDirectory { path in
+            let watch = try DirectoryWatch(path)
+            let text = try Files.read("/proc/sys/fs/inotify/max_queued_events", limit: 64)
+            let limit = try #require(Int(String(decoding: text.dropLast(), as: UTF8.self)))
+            try Descriptor.open("\(path)/a", .createNew).close()
+            for _ in 0...limit / 4 {
+                try Files.rename("\(path)/a", to: "\(path)/b")
+                try Files.rename("\(path)/b", to: "\(path)/a")
+            }
+            #expect(watch.take() == .unknown)
+            #expect(watch.take() == .names([]))
+        }
+    }
+
+    @Test func onlyDirectoriesAreWatched() throws {
+        try withDirectory { path in
+            try Files.writeAtomically([1], to: "\(path)/file")
+            for name in ["file", "nowhere"] {
+                #expect(throws: SystemError.self) { _ = try DirectoryWatch("\(path)/\(name)") }
+            }
+        }
+    }
+}
