@@ -9,11 +9,21 @@ import Platform
 
 /// `fabric-fixture tap TAP SOCKET` carries records between a TAP with virtio headers and a machine's network socket, as
 /// the monitor does. Says `up` when both are there, and ends with either. A number behind them is how many records of a
-/// thousand get lost, and how many change places with the next, each way. With other arguments it is `martlet-fabric`.
+/// thousand get lost, and how many change places with the next, each way. `fabric-fixture probed FILE …` is `martlet-fabric`
+/// that tries, at SIGUSR1, what it should not be able to do. With other arguments it is `martlet-fabric` alone.
 @main struct Peer {
     static func main() throws {
         if CommandLine.arguments.count == 3, CommandLine.arguments[1] == "confined" {
             return try tryConfinement(CommandLine.arguments[2])
+        }
+        if CommandLine.arguments.count > 3, CommandLine.arguments[1] == "probed" {
+            probe.path = strdup(CommandLine.arguments[2])
+            probe.tryOpening()
+            signal(SIGUSR1) { _ in
+                probe.tryOpening()
+                probe.tryExecuting()
+            }
+            return try FabricStart(arguments: Array(CommandLine.arguments.dropFirst(3))).run()
         }
         guard CommandLine.arguments.count >= 4, CommandLine.arguments[1] == "tap" else {
             return try FabricStart(arguments: Array(CommandLine.arguments.dropFirst())).run()
@@ -93,6 +103,32 @@ import Platform
         say("abstract", withName { connect(other, $0, $1) })
         outside.close()
     }
+}
+
+/// Set before the signal can come, and only read afterwards.
+nonisolated(unsafe) private var probe = Probe()
+
+/// What a thread can do, said on descriptor 4, a message each; by what a signal's handler may call.
+private struct Probe {
+    var path: UnsafeMutablePointer<CChar>?
+    let program = strdup("/bin/true")
+
+    func tryOpening() {
+        guard let path else { return }
+        let file = open(path, O_RDONLY | O_CLOEXEC)
+        say(file >= 0 ? "open works\n" : "open fails\n")
+        if file >= 0 { close(file) }
+    }
+
+    /// Comes back where it fails.
+    func tryExecuting() {
+        guard let program else { return }
+        var arguments = [program, nil]
+        execv(program, &arguments)
+        say("execute fails\n")
+    }
+
+    private func say(_ text: StaticString) { _ = write(4, text.utf8Start, text.utf8CodeUnitCount) }
 }
 
 /// A link that loses records and lets some overtake others; the same ones for the same seed.

@@ -179,6 +179,13 @@ import Wire
                     a.mac, b.mac, four,
                     Self.ipv4(a.address, b.address, 17, Self.udp(1, 2, .init(repeating: 0, count: 1600))))
             ),
+            // A name asked for from an address that the table does not have.
+            (
+                .noAddress,
+                Self.frame(
+                    a.mac, Network.gatewayMAC, six,
+                    Self.ipv6(ownLink, Self.gateway6, IPProtocol.udp, Self.udp(5000, 53, Machine.question("b"))))
+            ),
             // Fragments that overlap, that would be too long together, and more unfinished packets than one may have.
             (.fragmentWaits, fragment(0, 800, more: true, 1)), (.fragmentOverlap, fragment(400, 800, more: false, 1)),
             (.fragmentLength, fragment(65_528, 800, more: false, 2)),

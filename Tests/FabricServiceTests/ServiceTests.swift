@@ -409,47 +409,6 @@ import Wire
     }
 }
 
-@Suite struct Confined {
-    @Test func whatIsMissingIsSaid() {
-        let refused = OwnNamespaces.Result(problem: "unshare: Operation not permitted")
-        var has = FabricConfinement(namespaces: refused, landlock: 0, seccomp: false)
-        #expect(has.missing?.contains("no namespaces of its own: unshare") == true)
-        #expect(has.missing?.contains("no Landlock") == true && has.missing?.contains("no seccomp") == true)
-        has = FabricConfinement(namespaces: OwnNamespaces.Result(), landlock: 5, seccomp: true)
-        #expect(has.missing?.contains("version 5") == true)
-        has.landlock = 6
-        #expect(has.missing == nil)
-    }
-
-    /// As root, and as an ordinary user, who has a user namespace for it.
-    @Test(arguments: [0, 61_234]) func whatIsGivenUp(user: UInt32) throws {
-        let directory = try TemporaryDirectory()
-        let own = "\(directory.path)/own"
-        // Where the user may read it.
-        try Files.makeDirectories(own, permissions: 0o700)
-        let program = "\(directory.path)/fixture"
-        try #require(try run("/bin/cp", [try fixture(), program]).end == .exited(0))
-        for path in [directory.path, own, program] { try #require(chown(path, user, user) == 0) }
-        let (end, text) = try run(
-            "/usr/bin/setpriv", ["--reuid=\(user)", "--regid=\(user)", "--clear-groups", program, "confined", own])
-        #expect(end == .exited(0), "\(text)")
-        let lines = text.split(separator: "\n").map(String.init)
-        // Without Landlock in the kernel, files are as open as the user's are.
-        let hasFiles = lines.contains("files works")
-        for wanted in [
-            "calls works", "read-etc works", "listen works", "remove works", "tcp works", "packet-socket fails",
-            "fork fails", "executable-memory fails", "signal-others fails", "privileges fails",
-        ] + (hasFiles ? ["read-proc fails", "write-etc fails", "listen-elsewhere fails"] : [])
-            + (lines.contains("scope works") ? ["abstract fails"] : [])
-            // Who may have namespaces says the host.
-            + (lines.contains("namespaces works")
-                ? ["connect-outside fails", "own-users \(user == 0 ? "fails" : "works")"] : [])
-        {
-            #expect(lines.contains(wanted), "\(wanted): \(text)")
-        }
-    }
-}
-
 /// Answers one query with an address; false where none came.
 @discardableResult
 func answerOne(_ socket: Int32) -> Bool {

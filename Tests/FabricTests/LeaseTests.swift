@@ -69,6 +69,49 @@ import Testing
         #expect(bench.verdict(send([1, 2, 3])) == .drop(.malformedDHCP))
     }
 
+    /// What is answered without being asked for by a user has a limit, of which nobody else has less; it comes back with
+    /// time.
+    @Test func answersAreLimited() throws {
+        let bench = try Bench()
+        func ask(_ who: Endpoint) -> [UInt8] {
+            Record.frame(
+                who.mac, .broadcast, EtherType.ipv4,
+                Record.ipv4(.any, .broadcast, 17, Record.udp(68, 67, Self.message(DHCPv4Kind.discover, who.mac))))
+        }
+        for _ in 0..<100 { #expect(bench.answer(ask(bench.a)) != nil) }
+        #expect(bench.verdict(ask(bench.a)) == .drop(.errorLimit))
+        let six = bench.a.send6(
+            Record.udp(546, 547, [DHCPv6Kind.informationRequest, 1, 2, 3, 0, 1, 0, 2, 7, 7]),
+            to: MACAddress(multicast: .allDHCPServers), .allDHCPServers, from: bench.a.linkLocal)
+        #expect(bench.verdict(six) == .drop(.errorLimit))
+        #expect(bench.count(.errorLimit) == 2)
+        // An error is not told either, but what it is about is counted as what it is.
+        let nowhere = bench.a.send4(Record.udp(1, 2), to: gatewayMAC, v4("10.0.0.99"))
+        #expect(bench.verdict(nowhere) == .drop(.noSuchNeighbor) && bench.count(.errorLimit) == 2)
+        #expect(bench.answer(ask(bench.b), port: 1) != nil && bench.count(.errorLimit, port: 1) == 0)
+        bench.now += 1_000_000_000
+        #expect(bench.answer(ask(bench.a)) != nil && bench.answer(six) != nil)
+    }
+
+    /// A network of one family has nothing of the other to give.
+    @Test func whatThereIsNoAddressFor() throws {
+        let six = try Bench(hasIPv4: false)
+        let discover = Record.frame(
+            six.a.mac, .broadcast, EtherType.ipv4,
+            Record.ipv4(.any, .broadcast, 17, Record.udp(68, 67, Self.message(DHCPv4Kind.discover, six.a.mac))))
+        #expect(six.verdict(discover) == .drop(.noAddress) && six.count(.noAddress) == 1)
+        let four = try Bench(hasIPv6: false)
+        let solicitation = four.a.send6(
+            [133, 0, 0, 0, 0, 0, 0, 0], to: MACAddress(multicast: .allRouters), .allRouters, number: IPProtocol.icmpv6,
+            from: four.a.linkLocal, hopLimit: 255)
+        #expect(four.verdict(solicitation) == .drop(.noAddress) && four.count(.noAddress) == 1)
+        // A question from an address of the link's: the answer would have nowhere to go.
+        let both = try Bench()
+        let question = both.a.send6(
+            Record.udp(5000, 53, query("b")), to: gatewayMAC, v6("fe80::1"), from: both.a.linkLocal)
+        #expect(both.verdict(question) == .drop(.noAddress) && both.count(.noAddress) == 1)
+    }
+
     @Test func six() throws {
         let bench = try Bench()
         let a = bench.a

@@ -20,11 +20,16 @@ final class Bench {
     var now: UInt64 = 1_000_000_000_000
     var reply = [UInt8](repeating: 0, count: FrameLayout.longest)
 
-    init(isInternal: Bool = false) throws {
+    /// Blue has addresses of both families, or of one.
+    init(isInternal: Bool = false, hasIPv4: Bool = true, hasIPv6: Bool = true) throws {
         var state = NamespaceState(identity: 0x12_3456_789A)
         let subnet = IPv4Prefix("10.0.0.0/24")
         let prefix = IPv6Prefix("fd00:1::/64")
-        _ = try state.addNetwork(name: "blue", subnet: subnet, prefix: prefix, isInternal: isInternal)
+        var blue = Network(
+            name: "blue", subnet: hasIPv4 ? subnet : nil, gateway: hasIPv4 ? gateway4 : .any,
+            prefix: hasIPv6 ? prefix : nil)
+        blue.isInternal = isInternal
+        try state.add(blue)
         _ = try state.addNetwork(name: "red", subnet: subnet, prefix: prefix)
         let a = try state.add(EndpointRequest(name: "a", network: "blue"))
         let b = try state.add(EndpointRequest(name: "b", network: "blue"))
