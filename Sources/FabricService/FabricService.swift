@@ -56,6 +56,8 @@ package final class FabricService {
     var ports: [MachinePort?] = []
     var clients: [ControlClient?] = []
     var captures: [Capture?] = []
+    /// Of the directories of resolv.conf and of the user's networks; nil where there can be none.
+    let watch: DirectoryWatch?
     let names: NameService
     /// The user's other networks; nil where none are to be known of.
     let others: UserNetworks?
@@ -132,19 +134,17 @@ package final class FabricService {
             answer = try FrameArena()
             heads = try FrameArena()
             gateway = try Gateway(link: link, now: monotonicNanoseconds() / 1000)
-            names = try NameService(
-                resolverPath: configuration.resolverPath, port: configuration.resolverPort, seed: randomBits())
+            let watch = FabricService.makeWatch()
+            self.watch = watch
+            names = NameService(
+                resolverPath: configuration.resolverPath, port: configuration.resolverPort, seed: randomBits(),
+                watch: watch)
             others = configuration.definitions.map {
-                UserNetworks(directory: $0, besides: configuration.definition.name)
+                UserNetworks(directory: $0, besides: configuration.definition.name, watch: watch)
             }
             try epoll.add(signals.descriptor.raw, .readable, token: Token.signal.value)
             try epoll.add(control.raw, .readable, token: Token.control.value)
-            if let watched = names.watchDescriptor {
-                try epoll.add(watched, .readable, token: Token.resolver.value)
-            }
-            if let watched = others?.watchDescriptor {
-                try epoll.add(watched, .readable, token: Token.networks.value)
-            }
+            if let watch { try epoll.add(watch.descriptor.raw, .readable, token: Token.directories.value) }
             try epoll.add(gateway.eventDescriptor, .readable, token: Token.gateway.value)
         } catch {
             throw .system(error)
@@ -155,6 +155,22 @@ package final class FabricService {
         gateway.serve(port: FabricRequest.insidePort) { [unowned self] endpoint, socket in
             acceptInside(socket, from: endpoint)
         }
+    }
+
+    private static func makeWatch() -> DirectoryWatch? {
+        do throws(SystemError) {
+            return try DirectoryWatch()
+        } catch {
+            // A limit is no reason to have no network.
+            say("changes of resolv.conf, and of this user's networks, are not noticed: \(error)")
+            return nil
+        }
+    }
+
+    private func readAgain() {
+        guard let changes = watch?.take() else { return }
+        names.reload(after: changes)
+        others?.reload(after: changes)
     }
 
     /// What every machine of the network may reach outside.
@@ -200,8 +216,7 @@ package final class FabricService {
         switch token {
         case .signal: if signals.next() != nil { isEnding = true }
         case .control: acceptClients()
-        case .resolver: names.reload()
-        case .networks: others?.reload()
+        case .directories: readAgain()
         case .gateway: break
         case .client(let index): serve(client: index, readiness)
         case .listener(let index): acceptMachine(index)

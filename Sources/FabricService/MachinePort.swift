@@ -99,7 +99,7 @@ extension NamesElsewhere {
 
 /// What an event of epoll is about.
 enum Token {
-    case signal, control, resolver, gateway, networks
+    case signal, control, directories, gateway
     case client(Int)
     case listener(Int)
     case port(Int)
@@ -111,7 +111,7 @@ enum Token {
         switch self {
         case .signal: 1 << 32
         case .control: 2 << 32
-        case .resolver: 3 << 32
+        case .directories: 3 << 32
         case .gateway: 4 << 32
         case .client(let index): 5 << 32 | UInt64(index)
         case .listener(let index): 6 << 32 | UInt64(index)
@@ -119,7 +119,6 @@ enum Token {
         case .exchange(let index): 8 << 32 | UInt64(index)
         case .stream(let index): 9 << 32 | UInt64(index)
         case .capture(let index): 10 << 32 | UInt64(index)
-        case .networks: 11 << 32
         }
     }
 
@@ -128,7 +127,7 @@ enum Token {
         switch value >> 32 {
         case 1: self = .signal
         case 2: self = .control
-        case 3: self = .resolver
+        case 3: self = .directories
         case 4: self = .gateway
         case 5: self = .client(index)
         case 6: self = .listener(index)
@@ -136,7 +135,6 @@ enum Token {
         case 8: self = .exchange(index)
         case 9: self = .stream(index)
         case 10: self = .capture(index)
-        case 11: self = .networks
         default: return nil
         }
     }

@@ -12,8 +12,9 @@ final class NameService {
     private var forwarder: NameForwarder
     private let resolverPath: String
     private let port: UInt16
-    private let watch: Descriptor?
-    let watchDescriptor: Int32?
+    private let watch: DirectoryWatch?
+    /// Where the list is, and where it was.
+    private var places: Set<DirectoryWatch.Place> = []
     private(set) var exchanges: [Exchange?] = []
     /// Sockets to be watched, and the ones to be no longer; for the owner of epoll.
     private(set) var servers: [IPAddress] = []
@@ -30,14 +31,12 @@ final class NameService {
         var stream = DNSStream()
     }
 
-    init(resolverPath: String, port: UInt16, seed: UInt64) throws(SystemError) {
+    /// - Parameter watch: nil where the list is read once.
+    init(resolverPath: String, port: UInt16, seed: UInt64, watch: DirectoryWatch?) {
         self.resolverPath = resolverPath
         self.port = port
+        self.watch = watch
         forwarder = NameForwarder(seed: seed)
-        let raw = inotify_init1(Int32(IN_CLOEXEC | IN_NONBLOCK))
-        // Without it the list is read once: a limit on watches is no reason to have no names.
-        watch = raw >= 0 ? Descriptor(owning: raw) : nil
-        watchDescriptor = raw >= 0 ? raw : nil
         reload()
     }
 
@@ -45,16 +44,16 @@ final class NameService {
     var hits: UInt64 { forwarder.hits }
     var misses: UInt64 { forwarder.misses }
 
+    /// Reads the list of servers again where it may be another one.
+    func reload(after changes: DirectoryWatch.Changes) {
+        if changes.isPartial || places.contains(where: { !changes.names(in: $0).isEmpty }) { reload() }
+    }
+
     /// Reads the list of servers, and watches the directory in which it is for the next change: the file itself is
     /// usually replaced, and often a link into another directory.
-    func reload() {
-        if let watch = watchDescriptor {
-            var space = [UInt8](repeating: 0, count: 4096)
-            while unsafe (Glibc.read(watch, &space, space.count)) > 0 {}
-            for path in Set([resolverPath, (try? Files.resolve(resolverPath)) ?? resolverPath]) {
-                let mask = UInt32(IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE)
-                _ = unsafe inotify_add_watch(watch, splitPath(path).directory, mask)
-            }
+    private func reload() {
+        for path in Set([resolverPath, (try? Files.resolve(resolverPath)) ?? resolverPath]) {
+            if let place = try? watch?.add(splitPath(path).directory) { places.insert(place) }
         }
         var text: [UInt8] = []
         do throws(SystemError) {

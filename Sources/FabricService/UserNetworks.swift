@@ -15,8 +15,7 @@ final class UserNetworks {
     private let directory: String
     /// The network's own file.
     private let own: String
-    private let watch: DirectoryWatch?
-    let watchDescriptor: Int32?
+    private let place: DirectoryWatch.Place?
     /// By their files' names.
     private var networks: [String: ForeignNames.Network] = [:]
     /// There are some that are not known; and that this was said.
@@ -27,35 +26,29 @@ final class UserNetworks {
     /// - Parameters:
     ///   - directory: where the definitions are.
     ///   - name: of the network whose machines ask.
-    init(directory: String, besides name: String) {
+    ///   - watch: nil where the directory is read once.
+    init(directory: String, besides name: String, watch: DirectoryWatch?) {
         self.directory = directory
         own = name + Self.suffix
-        var watch: DirectoryWatch?
         do throws(SystemError) {
-            watch = try DirectoryWatch(directory)
+            place = try watch?.add(directory)
         } catch {
-            // A limit on watches is no reason to have no network.
+            place = nil
             say("networks that are made or removed from now on are not noticed: \(error)")
         }
-        watchDescriptor = watch?.descriptor.raw
-        self.watch = watch
         readAll()
     }
 
     private static let suffix = ".json"
 
     /// Reads what has changed.
-    func reload() {
-        switch watch?.take() {
-        case nil: return
-        case .unknown?: readAll()
-        case .names(let changed)?:
-            let files = changed.filter(isNetwork)
-            guard !files.isEmpty else { return }
-            // One that has gone makes room for one that nobody knows.
-            if isFull { return readAll() }
-            for file in files { read(file) }
-        }
+    func reload(after changes: DirectoryWatch.Changes) {
+        guard let place else { return }
+        let files = changes.names(in: place).filter(isNetwork)
+        // One that has gone makes room for one that nobody knows.
+        if changes.isPartial || isFull && !files.isEmpty { return readAll() }
+        guard !files.isEmpty else { return }
+        for file in files { read(file) }
         names = ForeignNames(networks.values)
     }
 

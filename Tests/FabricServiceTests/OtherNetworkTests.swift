@@ -81,24 +81,25 @@ import Wire
         for name in ["blue.json", "lock", "-x.json", ".json", "x.json.5.7.tmp", "half.jso", "a b.json"] {
             try put(name)
         }
-        let networks = UserNetworks(directory: directory.path, besides: "blue")
+        let watch = try DirectoryWatch()
+        let networks = UserNetworks(directory: directory.path, besides: "blue", watch: watch)
         #expect(networks.names.count == 0)
         try put("torn.json", "{\"version\": 1, \"na")
         try put("blue.json", "{ }")
-        networks.reload()
+        networks.reload(after: watch.take())
         #expect(networks.names == ForeignNames([.init(domain: try #require(DNSName("torn")))]))
         for index in 0..<UserNetworks.limit { try put("n\(index).json") }
-        networks.reload()
+        networks.reload(after: watch.take())
         #expect(networks.names.count == UserNetworks.limit)
         Files.remove("\(directory.path)/n5.json")
-        networks.reload()
+        networks.reload(after: watch.take())
         #expect(networks.names.count == UserNetworks.limit)
         Files.remove("\(directory.path)/n6.json")
-        networks.reload()
+        networks.reload(after: watch.take())
         #expect(networks.names.count == UserNetworks.limit - 1)
         // As the first look has them.
-        #expect(UserNetworks(directory: directory.path, besides: "blue").names == networks.names)
+        #expect(UserNetworks(directory: directory.path, besides: "blue", watch: nil).names == networks.names)
         // One that is not there has none.
-        #expect(UserNetworks(directory: "\(directory.path)/nowhere", besides: "blue").names.count == 0)
+        #expect(UserNetworks(directory: "\(directory.path)/nowhere", besides: "blue", watch: nil).names.count == 0)
     }
 }

@@ -15,22 +15,33 @@ import Testing
 
     @Test func whatComesAndGoesIsNamed() throws {
         try withDirectory { path in
+            try Files.makeDirectories("\(path)/other")
             try Files.writeAtomically([1], to: "\(path)/there")
-            let watch = try DirectoryWatch(path)
-            #expect(watch.take() == .names([]))
+            let watch = try DirectoryWatch()
+            let place = try watch.add(path)
+            let other = try watch.add("\(path)/other")
+            #expect(try watch.add(path) == place && place != other)
+            #expect(watch.take() == DirectoryWatch.Changes())
             let long = String(repeating: "n", count: 255)
             try Descriptor.open("\(path)/\(long)", .createNew).writeAll([1])
             try Files.rename("\(path)/there", to: "\(path)/here")
-            #expect(watch.take() == .names([long, "there", "here"]))
-            Files.remove("\(path)/here")
-            #expect(watch.take() == .names(["here"]))
-            #expect(watch.take() == .names([]))
+            try Files.rename("\(path)/here", to: "\(path)/other/here")
+            var changes = watch.take()
+            #expect(changes.names(in: place) == [long, "there", "here"] && changes.names(in: other) == ["here"])
+            Files.remove("\(path)/\(long)")
+            changes = watch.take()
+            #expect(changes.names(in: place) == [long] && changes.names(in: other) == [] && !changes.isPartial)
+            #expect(watch.take() == DirectoryWatch.Changes())
+            try Files.removeTree("\(path)/other")
+            changes = watch.take()
+            #expect(changes.isPartial && changes.names(in: other) == ["here"])
         }
     }
 
     @Test func whatIsLostIsTold() throws {
         try withDirectory { path in
-            let watch = try DirectoryWatch(path)
+            let watch = try DirectoryWatch()
+            _ = try watch.add(path)
             let text = try Files.read("/proc/sys/fs/inotify/max_queued_events", limit: 64)
             let limit = try #require(Int(String(decoding: text.dropLast(), as: UTF8.self)))
             try Descriptor.open("\(path)/a", .createNew).close()
@@ -38,16 +49,17 @@ import Testing
                 try Files.rename("\(path)/a", to: "\(path)/b")
                 try Files.rename("\(path)/b", to: "\(path)/a")
             }
-            #expect(watch.take() == .unknown)
-            #expect(watch.take() == .names([]))
+            #expect(watch.take().isPartial)
+            #expect(watch.take() == DirectoryWatch.Changes())
         }
     }
 
     @Test func onlyDirectoriesAreWatched() throws {
         try withDirectory { path in
             try Files.writeAtomically([1], to: "\(path)/file")
+            let watch = try DirectoryWatch()
             for name in ["file", "nowhere"] {
-                #expect(throws: SystemError.self) { _ = try DirectoryWatch("\(path)/\(name)") }
+                #expect(throws: SystemError.self) { _ = try watch.add("\(path)/\(name)") }
             }
         }
     }
