@@ -97,6 +97,8 @@ final class Testbed {
         _ = try? fabric.killAndWait()
         for name in [machine, host, outside] { _ = try? shell("ip netns del \(name)") }
         try? Files.removeTree("/etc/netns/\(host)")
+        // Unless others have something there.
+        rmdir("/etc/netns")
         try? Files.removeTree(directory)
     }
 
