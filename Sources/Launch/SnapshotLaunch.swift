@@ -57,6 +57,11 @@ package enum SnapshotLaunch {
         if let problem = snapshots.verify(manifest) {
             throw Failure("the snapshot \(manifest.id.prefix(12)) is damaged: \(problem)")
         }
+        if manifest.isMemoryElsewhere, memoryServer == nil {
+            throw Failure(
+                "the memory of the snapshot \(manifest.id.prefix(12)) is elsewhere: have it served (martlet serve-memory "
+                    + "\(manifest.id.prefix(12)) --from ssh://HOST), and name the socket with --memory-server")
+        }
         let installation = try Installation.find()
         let networks = try network.check(inPlaceOf: manifest.machine.networks).map { try $0.prepare(installation) }
         return try start(manifest.machine, name: name, installation) { configuration in

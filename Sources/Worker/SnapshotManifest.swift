@@ -31,6 +31,8 @@ package struct SnapshotManifest: Sendable {
     package var randomSample: String?
     /// It came from elsewhere: the paths in its state are another host's.
     package var isImported = false
+    /// It was imported without its memory: machines that are made of it have that from a server.
+    package var isMemoryElsewhere = false
     /// The steps of saving, with their microseconds.
     package var steps: [(step: String, microseconds: UInt64)] = []
     /// The files, with their bytes.
@@ -56,6 +58,7 @@ package struct SnapshotManifest: Sendable {
         if let parent { members.append(("parent", .string(parent))) }
         if let randomSample { members.append(("randomSample", .string(randomSample))) }
         if isImported { members.append(("imported", true)) }
+        if isMemoryElsewhere { members.append(("memoryElsewhere", true)) }
         members += [
             ("files", JSON(members: lengths.map { ($0.name, .number($0.bytes)) })),
             ("workingSet", .string(Self.workingSetName)),
@@ -75,6 +78,7 @@ package struct SnapshotManifest: Sendable {
         parent = try view.optional("parent")?.string()
         randomSample = try view.optional("randomSample")?.string()
         isImported = try view.optional("imported")?.bool() ?? false
+        isMemoryElsewhere = try view.optional("memoryElsewhere")?.bool() ?? false
         createdAt = try view.required("createdAt").unsigned()
         machine = try ContainerConfiguration(try view.required("machine").value)
         lengths = MachineState.steps(json["files"]).map { ($0.step, $0.microseconds) }

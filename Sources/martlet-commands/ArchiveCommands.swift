@@ -13,6 +13,11 @@ extension Snapshot {
 
         @Flag(help: "Leave the image out: who takes the snapshot must have it.")
         var withoutImage = false
+        @Flag(
+            help: ArgumentHelp(
+                "Leave the memory out: containers that are made of it elsewhere have it served (martlet serve-memory "
+                    + "--from)."))
+        var withoutMemory = false
         @Argument(help: "Tag or id.")
         var snapshot: String
         @Argument(help: "The file, or - for standard output.", completion: .file())
@@ -28,11 +33,12 @@ extension Snapshot {
         /// To standard output, from where the snapshots are.
         private func export(as target: String) throws {
             if try Placement.decide() == .emulatedHost {
-                let options = withoutImage ? ["--without-image"] : []
+                let options = (withoutImage ? ["--without-image"] : []) + (withoutMemory ? ["--without-memory"] : [])
                 try ArchiveFile.forward(["snapshot", "export"] + options + [snapshot, target], hasInput: false)
             } else {
                 let manifest = try SnapshotLaunch.store().find(snapshot)
-                try SnapshotTransfer.export(manifest, to: STDOUT_FILENO, withImage: !withoutImage)
+                try SnapshotTransfer.export(
+                    manifest, to: STDOUT_FILENO, withImage: !withoutImage, withMemory: !withoutMemory)
             }
         }
     }

@@ -15,6 +15,14 @@ extension SnapshotManifest {
     }
 }
 
+extension SnapshotDescription {
+    /// Of a snapshot in its store: of its state, and whether the memory is its, where that is there.
+    init(of manifest: SnapshotManifest, in store: SnapshotStore) throws {
+        let files = SnapshotFiles(in: store.directory(of: manifest.id), isDiff: manifest.parent != nil)
+        if manifest.isMemoryElsewhere { try self.init(state: files.state) } else { try self.init(files) }
+    }
+}
+
 extension SnapshotFiles {
     /// Those of a snapshot in its directory.
     init(in directory: String, isDiff: Bool = false) {
@@ -36,7 +44,7 @@ enum SavedSnapshot {
         if let manifest = try make(of: record, tag: tag, manner: manner, isKept: isKept, store) {
             return manifest
         }
-        // A diff of a snapshot that is not there any more: what it would need is in the machine.
+        // A diff of a snapshot that is not there, or not with its memory: what it would need is in the machine.
         guard let manifest = try make(of: record, tag: tag, manner: .full, isKept: isKept, store) else {
             throw Failure("\(record.name) could not be saved whole")
         }
@@ -48,7 +56,8 @@ enum SavedSnapshot {
         throw Failure("--tag: '\(tag)' is not a tag: 2 to 128 letters, digits, '_', '.', '-', a letter or digit first")
     }
 
-    /// - Returns: nil where a diff was made of a snapshot that the store does not have; nothing is left of it.
+    /// - Returns: nil where a diff was made of a snapshot that the store does not have, or not its memory; nothing is
+    ///   left of it.
     static func make(
         of record: MachineRecord, tag: String?, manner: SaveOrder.Manner, isKept: Bool, _ store: SnapshotStore
     ) throws -> SnapshotManifest? {
@@ -94,7 +103,7 @@ enum SavedSnapshot {
         let isDiff = description.kind == .diff
         if isDiff {
             guard let parent = description.parent,
-                let before = store.list().first(where: { $0.identifier == parent })
+                let before = store.list().first(where: { $0.identifier == parent }), !before.isMemoryElsewhere
             else { return false }
             manifest.parent = before.id
             let diff = SnapshotFiles(in: directory, isDiff: true)

@@ -70,9 +70,8 @@ enum SnapshotChain {
     /// Reads all of a snapshot and says what is wrong with it; nil where nothing is.
     static func problem(_ manifest: SnapshotManifest, in store: SnapshotStore) -> String? {
         if let problem = store.verify(manifest) { return problem }
-        let files = SnapshotFiles(in: store.directory(of: manifest.id), isDiff: manifest.parent != nil)
         do {
-            let description = try SnapshotDescription(files)
+            let description = try SnapshotDescription(of: manifest, in: store)
             guard (description.kind == .diff) == (manifest.parent != nil) else { return "the state is of another kind" }
             if let parent = manifest.parent {
                 guard let before = try? store.manifest(parent), before.identifier == description.parent else {
@@ -80,6 +79,7 @@ enum SnapshotChain {
                 }
             }
             guard let sums = try sums(of: manifest, in: store) else { return nil }
+            let files = SnapshotFiles(in: store.directory(of: manifest.id), isDiff: manifest.parent != nil)
             let found = try MemorySums(of: files.memory)
             return sums.firstDifference(in: found).map { "the memory is not what was saved, from byte \($0) on" }
         } catch {

@@ -71,12 +71,13 @@ struct Snapshot: ParsableCommand {
             } else if format == .json {
                 for snapshot in all { print(String(decoding: snapshot.json.encoded(), as: UTF8.self)) }
             } else {
-                var table = Table(["SNAPSHOT ID", "TAG", "CONTAINER", "IMAGE", "CREATED"])
+                var table = Table(["SNAPSHOT ID", "TAG", "CONTAINER", "IMAGE", "CREATED", "MEMORY"])
                 for snapshot in all {
                     let age = (wallClockNanoseconds() &- snapshot.createdAt) / 1_000_000_000
                     table.rows.append([
                         String(snapshot.id.prefix(MachineIdentity.shortIDLength)), snapshot.tag ?? "<none>",
                         snapshot.machine.name, snapshot.machine.image, "\(Quantities.describe(seconds: age)) ago",
+                        snapshot.isMemoryElsewhere ? "elsewhere" : "here",
                     ])
                 }
                 print(table.text, terminator: "")
@@ -156,7 +157,8 @@ struct Snapshot: ParsableCommand {
             var isWhole = true
             for snapshot in wanted {
                 let problem = SnapshotChain.problem(snapshot, in: store)
-                print("\(snapshot.id): \(problem ?? "whole")")
+                let state = snapshot.isMemoryElsewhere ? "whole, its memory elsewhere" : "whole"
+                print("\(snapshot.id): \(problem ?? state)")
                 if problem != nil { isWhole = false }
             }
             if !isWhole { throw Failure(silentlyWith: 1) }

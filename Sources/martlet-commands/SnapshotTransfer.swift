@@ -14,9 +14,18 @@ internal import Worker
 /// Snapshots as archives (Docs/SNAPSHOT-ARCHIVE.md).
 enum SnapshotTransfer {
     /// Writes a snapshot to a descriptor.
-    /// - Parameter withImage: and the image that its container was made of.
-    static func export(_ manifest: SnapshotManifest, to output: Int32, withImage: Bool) throws {
+    /// - Parameters:
+    ///   - withImage: and the image that its container was made of.
+    ///   - withMemory: and the memory, which is served to machines otherwise.
+    static func export(
+        _ manifest: SnapshotManifest, to output: Int32, withImage: Bool, withMemory: Bool
+    ) throws {
         let store = try SnapshotLaunch.store()
+        guard !withMemory || !manifest.isMemoryElsewhere else {
+            throw Failure(
+                "the memory of \(manifest.id.prefix(12)) is elsewhere: export it where that is, or here with "
+                    + "--without-memory")
+        }
         let manifest = try SnapshotChain.whole(manifest, in: store)
         let directory = store.directory(of: manifest.id)
         if let problem = store.verify(manifest) { throw Failure("\(manifest.id.prefix(12)) is damaged: \(problem)") }
@@ -26,11 +35,12 @@ enum SnapshotTransfer {
         var members = JSONObject()
         members["snapshot"] = manifest.json
         members["hasImage"] = .bool(withImage)
+        members["hasMemory"] = .bool(withMemory)
         try writer.writeManifest(JSON.object(members).encoded())
         try writer.writeState(try Files.read(files.state, limit: SnapshotFiles.stateLimit))
-        try writer.write(.memory, from: files.memory)
+        if withMemory { try writer.write(.memory, from: files.memory) }
         if withImage {
-            let parts = try disk(of: manifest, in: store) ?? parts(of: try SnapshotDescription(files))
+            let parts = try disk(of: manifest, in: store) ?? parts(of: try SnapshotDescription(of: manifest, in: store))
             for (index, part) in parts.enumerated() { try writer.write(.disk(index), from: part.path) }
         }
         try writer.finish()
@@ -55,18 +65,24 @@ enum SnapshotTransfer {
             try reader.read()
             guard var manifest = contents.manifest else { throw Failure("the archive has no manifest") }
             let files = SnapshotFiles(in: new.directory)
-            // The memory is this state's.
-            manifest.identifier = try SnapshotDescription(files).identifier
-            let sums = try MemorySums(of: files.memory)
-            try Files.writeAtomically(
-                sums.encoded, to: "\(new.directory)/\(SnapshotManifest.sums)", permissions: 0o600)
+            if contents.hasMemory {
+                // The memory is this state's.
+                manifest.identifier = try SnapshotDescription(files).identifier
+                let sums = try MemorySums(of: files.memory)
+                try Files.writeAtomically(
+                    sums.encoded, to: "\(new.directory)/\(SnapshotManifest.sums)", permissions: 0o600)
+            } else {
+                manifest.identifier = try SnapshotDescription(state: files.state).identifier
+            }
             manifest.id = new.id
             manifest.tag = tag ?? manifest.tag
             manifest.parent = nil
             manifest.isImported = true
+            manifest.isMemoryElsewhere = !contents.hasMemory
+            let names = SnapshotManifest.files(isDiff: false)
             try store.finish(
                 new, manifest,
-                files: SnapshotManifest.files(isDiff: false)
+                files: (contents.hasMemory ? names : [SnapshotManifest.state])
                     + (0..<contents.diskCount).map { ArchivedFile.disk($0).name })
             return manifest
         } catch {
@@ -89,7 +105,7 @@ enum SnapshotTransfer {
             }
         }
         if !own.isEmpty { return own }
-        let wanted = try parts(of: try SnapshotDescription(SnapshotFiles(in: directory)))
+        let wanted = try parts(of: try SnapshotDescription(of: manifest, in: store))
         guard let image = try ImageStore.ofUser().lookUp(try ImageSource(manifest.machine.imageID)) else {
             throw Failure(
                 "the image \(manifest.machine.image) (\(manifest.machine.imageID)) is not here: pull it, or export the "
@@ -131,6 +147,7 @@ private final class Contents: ArchiveReceiver {
     private let directory: String
     private(set) var manifest: SnapshotManifest?
     private(set) var diskCount = 0
+    private(set) var hasMemory = true
 
     init(_ directory: String) { self.directory = directory }
 
@@ -144,7 +161,9 @@ private final class Contents: ArchiveReceiver {
         try Files.writeNew(state, path)
         let description = try SnapshotDescription(state: path)
         try Self.check(description, manifest)
-        var files: [ArchivedFile: UInt64] = [.memory: description.memoryFileLength]
+        // Archives that do not say it are older, and have it.
+        hasMemory = json["hasMemory"]?.boolValue ?? true
+        var files: [ArchivedFile: UInt64] = hasMemory ? [.memory: description.memoryFileLength] : [:]
         if hasImage {
             let parts = try SnapshotTransfer.parts(of: description)
             for (index, part) in parts.enumerated() { files[.disk(index)] = part.length }

@@ -112,12 +112,15 @@ import Wire
 
     /// Manifests as they were written since there are any: before diffs were, and with all that came since.
     @Test func oldManifestsAreRead() throws {
-        #expect(corpus.map(\.name) == ["manifest-1-diff.json", "manifest-1-first.json", "manifest-1-imported.json"])
+        let names = ["diff", "elsewhere", "first", "imported"].map { "manifest-1-\($0).json" }
+        #expect(corpus.map(\.name) == names)
         for (name, bytes) in corpus {
             let manifest = try SnapshotManifest(try JSON(parsing: bytes))
             #expect(manifest.lengths.map(\.name).contains { $0.hasSuffix("state") }, "\(name)")
             #expect((manifest.parent != nil) == (name == "manifest-1-diff.json"))
-            #expect(manifest.isImported == (name == "manifest-1-imported.json"))
+            #expect(manifest.isImported == ["manifest-1-imported.json", "manifest-1-elsewhere.json"].contains(name))
+            #expect(manifest.isMemoryElsewhere == (name == "manifest-1-elsewhere.json"))
+            #expect(manifest.lengths.contains { $0.name.hasSuffix("memory") } != manifest.isMemoryElsewhere)
             #expect((manifest.identifier == nil) == (name == "manifest-1-first.json"))
             #expect(try SnapshotManifest(manifest.json).json.encoded() == manifest.json.encoded(), "\(name)")
         }
