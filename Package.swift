@@ -146,7 +146,8 @@ var targets: [Target] = [
         name: "martlet-commands",
         dependencies: [
             "Launch", "Platform", "Wire", "GuestProtocol", "KVM", "MachineAPI", "OCI", "ImageStore", "Sessions",
-            "Worker", "Packet", "FabricAPI", "Networks", "Machine", "Snapshots", "EmulatedHost", argumentParser,
+            "Worker", "Packet", "FabricAPI", "Networks", "Machine", "Snapshots", "PageServer", "EmulatedHost",
+            argumentParser,
         ],
         swiftSettings: house, linkerSettings: atFixedAddress),
 

@@ -166,7 +166,7 @@ size_t clinux_service_calls(const int **calls) {
     return sizeof(list) / sizeof(list[0]);
 }
 
-size_t clinux_page_server_calls(const int **calls) {
+size_t clinux_page_server_calls(bool fetches, const int **calls) {
     static const int list[] = {
         SYS_read, SYS_write, SYS_writev, SYS_preadv2, SYS_ioctl, SYS_close, SYS_fcntl, SYS_fstat, SYS_lseek,
         SYS_readlinkat, SYS_unlinkat, SYS_munmap, SYS_mremap, SYS_madvise, SYS_brk,
@@ -176,6 +176,18 @@ size_t clinux_page_server_calls(const int **calls) {
 #ifdef SYS_unlink
         SYS_unlink, SYS_readlink, SYS_epoll_wait,
 #endif
+        // Last: for one that keeps what comes from another host.
+        SYS_pwrite64,
+    };
+    *calls = list;
+    return sizeof(list) / sizeof(list[0]) - (fetches ? 0 : 1);
+}
+
+size_t clinux_page_sender_calls(const int **calls) {
+    static const int list[] = {
+        SYS_read, SYS_write, SYS_writev, SYS_close, SYS_munmap, SYS_mremap, SYS_madvise, SYS_brk, SYS_futex,
+        SYS_getrandom, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_restart_syscall, SYS_getpid,
+        SYS_gettid, SYS_tgkill, SYS_exit, SYS_exit_group,
     };
     *calls = list;
     return sizeof(list) / sizeof(list[0]);

@@ -84,7 +84,7 @@ package struct HostPaths: Equatable, Sendable {
 }
 
 /// Finds a program as a shell does, and besides in the directories of the system's administrator, where e2fsprogs are.
-func findProgram(_ name: String, variable: (String) -> String? = { environmentVariable($0) }) -> String? {
+package func findProgram(_ name: String, variable: (String) -> String? = { environmentVariable($0) }) -> String? {
     let path = (variable("PATH") ?? "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     for directory in path.split(separator: ":") where directory.utf8.first == UInt8(ascii: "/") {
         let candidate = "\(directory)/\(name)"

@@ -18,6 +18,9 @@ package struct ClientPages: Equatable, Sendable {
         package var count: UInt64
         package var content: Content
         package var pageSize: UInt64
+
+        /// Where its bytes lie in the memory file; nil for zeros.
+        var bytes: Range<UInt64>? { if case .file(let offset) = content { offset..<offset + count } else { nil } }
     }
 
     /// What is put around a page that is missing: programs touch what is near next.

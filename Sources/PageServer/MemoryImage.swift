@@ -11,7 +11,9 @@ package struct MemoryImage: ~Copyable {
     /// Of the memory, in bytes: whole pages.
     package let size: UInt64
     /// What of it is not zero.
-    package let data: DataMap
+    package private(set) var data: DataMap
+    /// What of it has come from another host; nil where all of it is here.
+    private(set) var arriving: ChunkLedger?
     /// The snapshot whose memory it is, as its machines name it; nil for another monitor's file, which does not say.
     package let snapshot: String?
     private let mapping: MemoryMapping
@@ -45,6 +47,15 @@ package struct MemoryImage: ~Copyable {
         }
     }
 
+    /// The memory of another host, of which nothing is here, nor known, yet.
+    /// - Parameter cache: a file of that size.
+    init(arrivingIn cache: borrowing Descriptor, size: UInt64, snapshot: String) throws(SystemError) {
+        mapping = try MemoryMapping(count: Int(size), file: cache.raw, writable: false)
+        data = DataMap(ranges: [])
+        self.size = size
+        self.snapshot = snapshot
+    }
+
     static let pageSize: UInt64 = 4096
 
     /// What is said on the page behind the memory of ours.
@@ -65,7 +76,7 @@ package struct MemoryImage: ~Copyable {
                 CRC32C.of(bytes[..<60]) == bytes.integer(at: 60, as: UInt32.self),
                 bytes.integer(at: 16, as: UInt64.self) == length - pageSize
             else { return nil }
-            snapshot = bytes[24..<40].map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+            snapshot = PageStream.hexadecimal(bytes[24..<40])
             isDiff = bytes.integer(at: 40, as: UInt32.self) != 0
         }
     }
@@ -78,39 +89,62 @@ package struct MemoryImage: ~Copyable {
     }
 }
 
-/// Where in a sparse file there is data; elsewhere it is zero.
-package struct DataMap: Equatable, Sendable {
-    /// Ascending, apart.
-    let ranges: [Range<UInt64>]
+// MARK: - What comes from another host
 
-    package init(ranges: [Range<UInt64>]) { self.ranges = ranges }
+extension MemoryImage {
+    /// Whether a range is here.
+    borrowing func has(_ range: Range<UInt64>) -> Bool { arriving?.isPresent(range) ?? true }
 
-    /// Asks the file system. One that knows nothing of holes says that all is data.
-    init(of file: borrowing Descriptor, size: UInt64) {
-        var found: [Range<UInt64>] = []
-        var position: UInt64 = 0
-        while position < size {
-            let data = lseek(file.raw, Int(position), CLINUX_SEEK_DATA)
-            guard data >= 0, UInt64(data) < size else {
-                if data < 0, clinux_errno() != ENXIO { found.append(position..<size) }
-                break
-            }
-            let hole = lseek(file.raw, data, CLINUX_SEEK_HOLE)
-            let end = hole > data ? min(size, UInt64(hole)) : size
-            found.append(UInt64(data)..<end)
-            position = end
-        }
-        ranges = found
+    /// Has a range asked for that somebody waits for.
+    mutating func want(_ range: Range<UInt64>) { arriving?.want(range) }
+
+    /// It is known what there is.
+    mutating func expect(_ announcement: PageAnnouncement) {
+        data = DataMap(chunks: announcement.data, memorySize: size)
+        arriving = ChunkLedger(memorySize: size, data: announcement.data, first: announcement.first)
     }
 
-    /// Whether a range is zero throughout.
-    func isZero(_ range: Range<UInt64>) -> Bool {
-        var low = 0
-        var high = ranges.count
-        while low < high {
-            let middle = (low + high) / 2
-            if ranges[middle].upperBound <= range.lowerBound { low = middle + 1 } else { high = middle }
+    /// What to ask for now, by its offset.
+    mutating func nextRequest() -> UInt64? { arriving?.next() }
+
+    borrowing func expect(answer offset: UInt64, pages: UInt16) throws(StreamFailure) -> Range<UInt64> {
+        guard let arriving else { throw .answer("an answer without a request") }
+        return try arriving.expect(answer: offset, pages: pages)
+    }
+
+    /// A chunk has come, of which these pages are not zero.
+    mutating func answered(_ range: Range<UInt64>, _ pages: UInt16) {
+        data.set(Int(range.lowerBound / PageStream.chunkSize), pages)
+        arriving?.answered()
+    }
+
+    /// What another host is told that wants it.
+    /// - Parameter first: a file of what machines touch first (Docs/SNAPSHOT-FORMAT.md), or anything else.
+    borrowing func announcement(first: [UInt8]?) -> PageAnnouncement {
+        let name = snapshot ?? String(repeating: "0", count: 32)
+        var map = [UInt64](repeating: 0, count: PageStream.wordCount(ofMemory: size))
+        for range in first.map({ Self.stretches(ofWorkingSet: $0, of: name, memorySize: size) }) ?? [] {
+            for chunk in range.lowerBound / PageStream.chunkSize...(range.upperBound - 1) / PageStream.chunkSize {
+                map[Int(chunk / 64)] |= 1 << (chunk % 64)
+            }
         }
-        return low == ranges.count || ranges[low].lowerBound >= range.upperBound
+        return PageAnnouncement(memorySize: size, snapshot: name, data: data.chunks(memorySize: size), first: map)
+    }
+
+    /// The stretches of a working set's file, in bytes; none where it is damaged or another snapshot's.
+    static func stretches(
+        ofWorkingSet bytes: [UInt8], of snapshot: String, memorySize: UInt64
+    ) -> [Range<UInt64>] {
+        guard bytes.count >= 64, bytes.starts(with: Array("MARTWSET".utf8)),
+            CRC32C.of(bytes[..<60]) == bytes.integer(at: 60, as: UInt32.self),
+            CRC32C.of(bytes[64...]) == bytes.integer(at: 44, as: UInt32.self),
+            bytes.integer(at: 16, as: UInt64.self) == memorySize,
+            PageStream.hexadecimal(bytes[24..<40]) == snapshot
+        else { return [] }
+        return stride(from: 64, to: bytes.count - bytes.count % 8, by: 8).compactMap { place in
+            let first = UInt64(bytes.integer(at: place, as: UInt32.self) ?? 0) * pageSize
+            let count = UInt64((bytes.integer(at: place + 4, as: UInt32.self) ?? 0) & 0x7fff_ffff) * pageSize
+            return count > 0 && first + count <= memorySize ? first..<first + count : nil
+        }
     }
 }

@@ -21,6 +21,8 @@ final class PageClient {
     private var pages = ClientPages(MemoryHandoff(regions: []))
     /// Addresses that somebody waits at.
     private var waiting: [UInt64] = []
+    /// Addresses that somebody waits at for what is still at another host, and what that is, by its offset.
+    private var awaiting: [(address: UInt64, bytes: Range<UInt64>)] = []
 
     init(_ connection: consuming Descriptor, number: UInt64, deadline: UInt64) {
         self.connection = connection
@@ -55,8 +57,8 @@ final class PageClient {
     }
 
     /// Tells it why it is given up. Firecracker does not listen to that, nor does it mind.
-    func say(_ reason: ClientFailure) {
-        let line = Array("\(reason)".utf8)
+    func say(_ reason: String) {
+        let line = Array(reason.utf8)
         var none: Int32 = -1
         _ = unsafe line.withUnsafeBytes {
             unsafe clinux_send_descriptors(connection.raw, $0.baseAddress, $0.count, &none, 0)
@@ -64,18 +66,39 @@ final class PageClient {
     }
 
     /// Puts pages where they are missing.
-    func serve(_ image: borrowing MemoryImage) throws(ClientFailure) {
+    func serve(_ image: inout MemoryImage) throws(ClientFailure) {
         for _ in 0..<Self.turnLimit {
             let events = try readEvents()
             // Removals first: what is missing after one is zero.
             for case .removed(let range) in events { pages.remove(range) }
             for case .missing(let address) in events { waiting.append(address) }
-            guard waiting.count <= Self.waitingLimit else { throw .supply("too many of its threads wait for pages") }
+            guard waiting.count + awaiting.count <= Self.waitingLimit else {
+                throw .supply("too many of its threads wait for pages")
+            }
             let addresses = waiting
             waiting = []
-            for address in addresses where try !supply(address, image) { waiting.append(address) }
+            for address in addresses where try !supply(address, &image) { waiting.append(address) }
             if events.isEmpty { return }
         }
+    }
+
+    /// Puts pages where they were waited for, as far as they have come from the other host by now.
+    func serveArrived(_ image: inout MemoryImage) throws(ClientFailure) {
+        guard !awaiting.isEmpty else { return }
+        let count = awaiting.count
+        // In place: an address that goes on waiting keeps its place.
+        var kept = 0
+        for index in 0..<count {
+            if image.has(awaiting[index].bytes) {
+                waiting.append(awaiting[index].address)
+            } else {
+                awaiting[kept] = awaiting[index]
+                kept += 1
+            }
+        }
+        guard kept < count else { return }
+        awaiting.removeLast(count - kept)
+        try serve(&image)
     }
 
     private func readEvents() throws(ClientFailure) -> [Userfault.Event] {
@@ -83,11 +106,17 @@ final class PageClient {
     }
 
     /// - Returns: false where the memory is changing, and this is to be done again after the next event.
-    private func supply(_ address: UInt64, _ image: borrowing MemoryImage) throws(ClientFailure) -> Bool {
+    private func supply(_ address: UInt64, _ image: inout MemoryImage) throws(ClientFailure) -> Bool {
         guard let pieces = pages.pieces(missing: address, image.data) else {
             throw .supply("a page is missing at 0x\(String(address, radix: 16)), which is outside of its memory")
         }
         for (index, piece) in pieces.enumerated() {
+            if let bytes = piece.bytes, !image.has(bytes) {
+                if index > 0 { continue }
+                image.want(bytes)
+                awaiting.append((address, bytes))
+                return true
+            }
             // What is around may come later as well.
             guard try supply(piece, image) else { return index > 0 }
         }

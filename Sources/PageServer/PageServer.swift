@@ -18,11 +18,16 @@ package final class PageServer {
         static let listener: UInt64 = 0
         static let stop: UInt64 = 1
         static let timer: UInt64 = 2
+        /// From and to the other host, where the memory is there.
+        static let input: UInt64 = 3
+        static let output: UInt64 = 4
         /// Two a client: its connection, its faults.
         static let firstClient: UInt64 = 16
     }
 
-    private let image: MemoryImage
+    private var image: MemoryImage
+    private var source: PageSource?
+    private var isOutputWatched = false
     private let listener: Descriptor
     private let stop: Int32
     private let clientLimit: Int
@@ -37,15 +42,18 @@ package final class PageServer {
     private var nextNumber: UInt64 = 0
 
     /// - Parameters:
+    ///   - source: where the memory comes from that is another host's, and was made by it; clients can connect once that
+    ///     has said what it has.
     ///   - listener: a non-blocking unix stream socket that listens.
     ///   - stop: readable when the server is to end.
     ///   - clientLimit: how many are served at a time; more wait to be taken.
     ///   - log: a line about a client that was given up.
     package init(
-        _ image: consuming MemoryImage, listener: consuming Descriptor, stop: Int32, clientLimit: Int = 1024,
-        log: @escaping (String) -> Void
+        _ image: consuming MemoryImage, source: consuming PageSource? = nil, listener: consuming Descriptor,
+        stop: Int32, clientLimit: Int = 1024, log: @escaping (String) -> Void
     ) throws(SystemError) {
         self.image = image
+        self.source = source
         self.listener = listener
         self.stop = stop
         self.clientLimit = clientLimit
@@ -54,24 +62,76 @@ package final class PageServer {
         timer = try Timer()
         try epoll.add(stop, .readable, token: Token.stop)
         try epoll.add(timer.descriptor.raw, .readable, token: Token.timer)
-        try listen()
+        if let input = self.source?.input.raw { try epoll.add(input, .readable, token: Token.input) }
     }
 
     /// Serves until it is told to stop.
-    package func run() throws(SystemError) {
+    /// - Parameter ready: called once clients can connect.
+    package func run(ready: () -> Void = {}) throws(PageServerError) {
+        do throws(StreamFailure) {
+            try serve(ready)
+        } catch {
+            // Whoever is served ends with this, and is to know why.
+            for client in clients.values { client.say("\(error)") }
+            throw .stream(error)
+        }
+    }
+
+    private func serve(_ ready: () -> Void) throws(StreamFailure) {
         var events = EpollEvents()
+        if source == nil { try system(listen) }
+        if isListening { ready() }
+        try ask()
         while true {
-            for index in 0..<(try epoll.wait(&events)) {
+            let count = try system { () throws(SystemError) in try epoll.wait(&events) }
+            // Ctrl-C ends what is at the other end of the stream as well: that is no failure of it.
+            for index in 0..<count where events[index].token == Token.stop { return }
+            for index in 0..<count {
                 let (token, readiness) = events[index]
                 switch token {
-                case Token.listener: try accept()
-                case Token.stop: return
-                case Token.timer: handleTimer()
+                case Token.listener: try system(accept)
+                case Token.timer: try handleTimer()
+                case Token.input: try receive(ready)
+                // What is to be asked is, below.
+                case Token.output: break
                 default: handle(token, readiness)
                 }
             }
-            try armTimer()
+            try ask()
+            try system(armTimer)
         }
+    }
+
+    // MARK: - The other host
+
+    private func receive(_ ready: () -> Void) throws(StreamFailure) {
+        let wasAnnounced = source?.isAnnounced ?? true
+        guard let hasArrived = try source?.receive(&image), hasArrived else { return }
+        if !wasAnnounced {
+            try system(listen)
+            ready()
+        }
+        for client in clients.values {
+            do throws(ClientFailure) {
+                try client.serveArrived(&image)
+                note(client)
+            } catch {
+                giveUp(client, error)
+            }
+        }
+    }
+
+    private func ask() throws(StreamFailure) {
+        try source?.ask(&image)
+        guard let raw = source?.output.raw, let isFull = source?.isOutputFull, isFull != isOutputWatched else { return }
+        try system { () throws(SystemError) in
+            if isFull { try epoll.add(raw, .writable, token: Token.output) } else { try epoll.remove(raw) }
+        }
+        isOutputWatched = isFull
+    }
+
+    private func system<Result>(_ body: () throws(SystemError) -> Result) throws(StreamFailure) -> Result {
+        do throws(SystemError) { return try body() } catch { throw .system(SystemFailure(error)) }
     }
 
     // MARK: - Clients
@@ -109,7 +169,7 @@ package final class PageServer {
             if token % 2 == 1 {
                 // So poll(2) answers for one that its owner has made blocking.
                 if readiness.contains(.failed) { throw .supply("its userfaultfd does not tell of faults") }
-                try client.serve(image)
+                try client.serve(&image)
             } else {
                 try greet(client)
             }
@@ -133,11 +193,11 @@ package final class PageServer {
             throw .handshake("its userfaultfd cannot be watched: \(error)")
         }
         // Faults may have come before.
-        try client.serve(image)
+        try client.serve(&image)
     }
 
     private func giveUp(_ client: PageClient, _ reason: ClientFailure) {
-        if case .otherSnapshot = reason { client.say(reason) }
+        if case .otherSnapshot = reason { client.say("\(reason)") }
         if reason != .gone { log("a machine is given up: \(reason)") }
         // Before its descriptors are closed: of a userfaultfd others may have a copy, and epoll would go on watching.
         if let raw = client.faultDescriptor { try? epoll.remove(raw) }
@@ -150,27 +210,34 @@ package final class PageServer {
     // MARK: - Time
 
     private func armTimer() throws(SystemError) {
-        guard isTimerArmed || !timed.isEmpty else { return }
-        var next: UInt64?
+        let owed = source?.deadline(image)
+        guard isTimerArmed || !timed.isEmpty || owed != nil else { return }
         let now = monotonicNanoseconds()
+        var next = owed.map { Self.milliseconds(until: $0, now) }
         for number in timed {
             guard let client = clients[number] else { continue }
-            let rest = client.deadline > now ? (client.deadline - now) / 1_000_000 + 1 : 0
-            let time = client.isWaiting ? Self.againInMilliseconds : rest
+            let time = client.isWaiting ? Self.againInMilliseconds : Self.milliseconds(until: client.deadline, now)
             next = min(next ?? time, time)
         }
         try timer.arm(afterMilliseconds: next)
         isTimerArmed = next != nil
     }
 
-    private func handleTimer() {
+    private static func milliseconds(until deadline: UInt64, _ now: UInt64) -> UInt64 {
+        deadline > now ? (deadline - now) / 1_000_000 + 1 : 0
+    }
+
+    private func handleTimer() throws(StreamFailure) {
         _ = timer.drain()
         let now = monotonicNanoseconds()
+        if let deadline = source?.deadline(image), deadline <= now {
+            throw .silent(seconds: source?.silenceInSeconds ?? 0)
+        }
         for number in timed {
             guard let client = clients[number] else { continue }
             do throws(ClientFailure) {
                 if client.isGreeting, client.deadline <= now { throw .silent }
-                if client.isWaiting { try client.serve(image) }
+                if client.isWaiting { try client.serve(&image) }
                 note(client)
             } catch {
                 giveUp(client, error)

@@ -9,6 +9,8 @@ package enum PageServerError: Error, Equatable, Sendable, CustomStringConvertibl
     case memory(path: String, String)
     /// Somebody listens at the socket already.
     case taken(String)
+    /// The memory comes from another host, or goes there.
+    case stream(StreamFailure)
     case system(SystemError)
 
     package var description: String {
@@ -16,6 +18,7 @@ package enum PageServerError: Error, Equatable, Sendable, CustomStringConvertibl
         case .usage(let text): text
         case .memory(let path, let reason): "\(path): \(reason)"
         case .taken(let path): "another server listens at \(path): choose another with --listen, or end that one"
+        case .stream(let failure): "\(failure)"
         case .system(let error): "\(error)"
         }
     }

@@ -17,6 +17,10 @@ package enum Confinement {
         case service
         /// It hands pages to others.
         case pageServer
+        /// The same, and it keeps what comes from another host.
+        case pageFetcher
+        /// It hands pages to another host.
+        case pageSender
     }
 
     /// - Parameters:
@@ -51,7 +55,9 @@ package enum Confinement {
         let count =
             switch calls {
             case .service: unsafe clinux_service_calls(&list)
-            case .pageServer: unsafe clinux_page_server_calls(&list)
+            case .pageServer: unsafe clinux_page_server_calls(false, &list)
+            case .pageFetcher: unsafe clinux_page_server_calls(true, &list)
+            case .pageSender: unsafe clinux_page_sender_calls(&list)
             }
         guard let list = unsafe list else { return result }
         result.calls = unsafe clinux_seccomp_allow(list, count) == 0

@@ -124,6 +124,21 @@ extension Descriptor {
         }
     }
 
+    /// Writes a part of some bytes at an offset.
+    package borrowing func writeAll(_ bytes: [UInt8], _ part: Range<Int>, at offset: UInt64) throws(SystemError) {
+        let raw = raw
+        var done = 0
+        while done < part.count {
+            let count = unsafe bytes[part].withUnsafeBytes { all in
+                retryingInterrupts {
+                    unsafe pwrite(raw, all.baseAddress.map { unsafe $0 + done }, all.count - done, Int(offset) + done)
+                }
+            }
+            guard count > 0 else { throw SystemError("pwrite") }
+            done += count
+        }
+    }
+
     /// The size of a file in bytes, or of a block device.
     package borrowing func size() throws(SystemError) -> UInt64 {
         var status = stat()

@@ -21,7 +21,7 @@ private final class OpenFile {
 
     /// Writes a part of some bytes.
     func write(_ bytes: [UInt8], _ part: Range<Int>, at offset: UInt64) throws {
-        try bytes.withUnsafeBytes { try descriptor.writeAll(UnsafeRawBufferPointer(rebasing: $0[part]), at: offset) }
+        try descriptor.writeAll(bytes, part, at: offset)
     }
 
     /// Reads bytes that were written before.

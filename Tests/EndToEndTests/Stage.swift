@@ -78,6 +78,16 @@ struct Stage: Sendable {
         return stage
     }
 
+    /// The same programs on another host, as far as that can be had on one machine: another store, other directories, and
+    /// another emulated host where there is one.
+    func another(_ name: String) throws -> Stage {
+        let root = "\(root)/\(name)"
+        try Files.makeDirectories(root)
+        var stage = Stage(tree: tree, root: root, variables: Self.directories(root))
+        stage.variables["MARTLET_HOST_MEMORY"] = "1536"
+        return stage
+    }
+
     func strike() {
         _ = try? run(["host", "stop"])
         try? Files.removeTree(root)

@@ -13,7 +13,7 @@ import Wire
 /// A server on a thread of its own, and clients as monitors are them, without machines.
 @Suite struct ServingTests {
     /// The server's thread and what it said.
-    private final class Running: Sendable {
+    final class Running: Sendable {
         let stop: EventCounter
         let lines = Mutex<[String]>([])
         private let thread = Mutex<ThreadBox?>(nil)
@@ -24,16 +24,24 @@ import Wire
             func join() { thread.take()?.join() }
         }
 
-        init(_ memory: String, _ socket: String) throws {
+        convenience init(_ memory: String, _ socket: String) throws {
+            try self.init(socket) { listener, stop, log in
+                try PageServer(try MemoryImage(path: memory), listener: listener, stop: stop, log: log)
+            }
+        }
+
+        init(
+            _ socket: String,
+            _ make: @escaping @Sendable (consuming Descriptor, Int32, @escaping (String) -> Void) throws -> PageServer
+        ) throws {
             stop = try EventCounter()
             // Clients can connect once this returns.
             let listener = try UnixSocket.listen(at: socket).release()
             let thread = try Platform.Thread(name: "pages", stackSizeInBytes: 1 << 20) { [self] in
                 do {
-                    let server = try PageServer(
-                        try MemoryImage(path: memory), listener: Descriptor(owning: listener),
-                        stop: stop.descriptor.raw
-                    ) { line in self.lines.withLock { $0.append(line) } }
+                    let server = try make(Descriptor(owning: listener), stop.descriptor.raw) { line in
+                        self.lines.withLock { $0.append(line) }
+                    }
                     try server.run()
                 } catch {
                     lines.withLock { $0.append("\(error)") }
@@ -45,6 +53,11 @@ import Wire
 
         func end() {
             stop.signal()
+            join()
+        }
+
+        /// Waits for its end, which comes by itself.
+        func join() {
             thread.withLock { box in
                 box?.join()
                 box = nil
@@ -53,7 +66,7 @@ import Wire
     }
 
     /// Memory that is served, and the connection to who serves it.
-    private struct Client: ~Copyable {
+    struct Client: ~Copyable {
         let faults: Userfault
         let memory: MemoryMapping
         let connection: Descriptor
@@ -85,7 +98,7 @@ import Wire
     }
 
     /// The page behind the memory of a snapshot of ours (Docs/SNAPSHOT-FORMAT.md).
-    private static func trailer(memorySize: Int, snapshot: UInt8, kind: UInt32) -> [UInt8] {
+    static func trailer(memorySize: Int, snapshot: UInt8, kind: UInt32) -> [UInt8] {
         var bytes = Array("MARTMEMY".utf8)
         bytes.appendInteger(1 as UInt32)
         bytes.appendInteger(1 as UInt32)

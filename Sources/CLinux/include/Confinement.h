@@ -37,7 +37,11 @@ int clinux_seccomp_allow(const int *calls, size_t count);
 size_t clinux_service_calls(const int **calls);
 
 /// The calls that a program of one thread needs which hands pages of a file to others; how many are there.
-size_t clinux_page_server_calls(const int **calls);
+/// @param fetches It writes what comes from another host to that file before.
+size_t clinux_page_server_calls(bool fetches, const int **calls);
+
+/// The calls of one that hands them to a stream, and waits in nothing but reading and writing; how many are there.
+size_t clinux_page_sender_calls(const int **calls);
 
 /// SO_SNDBUF, as high as the user may; gives what it has become, or -1.
 int clinux_send_buffer(int fd, int bytes);
