@@ -5,6 +5,9 @@
 ///
 ///     absent ──want──▶ queued ──next──▶ asked ──answered──▶ present
 package struct ChunkLedger: Equatable, Sendable {
+    /// How many chunks are asked for behind those that somebody waits for.
+    static let readAhead = 3
+
     /// In bytes.
     let memorySize: UInt64
     /// A bit a chunk: it has come, or is zero throughout.
@@ -56,12 +59,22 @@ package struct ChunkLedger: Equatable, Sendable {
         return true
     }
 
-    /// Somebody waits for a range.
+    /// Somebody waits for a range. What lies behind it is asked for as well, when nobody waits for others: it is touched
+    /// next more often than not, and each chunk that is waited for costs a way there and back.
     mutating func want(_ range: Range<UInt64>) {
-        for chunk in chunks(range) where !Self.has(known, chunk) {
+        let wanted = chunks(range)
+        var isNew = false
+        for chunk in wanted where !Self.has(known, chunk) {
             Self.set(&known, chunk)
             queue.append(chunk)
+            isNew = true
         }
+        guard isNew else { return }
+        let count = PageStream.chunkCount(ofMemory: memorySize)
+        for chunk in wanted.upperBound..<max(wanted.upperBound, min(wanted.upperBound + Self.readAhead, count)) {
+            Self.set(&first, chunk)
+        }
+        firstWord = min(firstWord, wanted.upperBound / 64)
     }
 
     /// What to ask for now, by its offset in bytes; nil where nothing is to be asked for yet.

@@ -32,12 +32,12 @@ internal import Wire
         self.output = output
     }
 
-    /// Announces the memory, and answers until the stream ends.
+    /// Announces the memory, and answers until the stream ends, which is no failure between two requests.
     mutating func run() throws(StreamFailure) {
         do throws(SystemError) {
             try output.writeAll(announcement)
         } catch {
-            throw .system(SystemFailure(error))
+            throw Self.failure(error)
         }
         var filled = 0
         while true {
@@ -47,7 +47,7 @@ internal import Wire
                     unsafe read(raw, bytes.baseAddress.map { unsafe $0 + done }, bytes.count - done)
                 }
             }
-            guard got >= 0 else { throw .system(SystemFailure(SystemError("read"))) }
+            guard got >= 0 else { throw Self.failure(SystemError("read")) }
             guard got > 0 else {
                 guard filled == 0 else { throw .answer("half a request") }
                 return
@@ -88,7 +88,11 @@ internal import Wire
             unsafe pieces[0] = iovec(iov_base: header.baseAddress, iov_len: header.count)
             return unsafe pieces.withUnsafeMutableBufferPointer { unsafe Self.writeAll($0, count, to: raw) }
         }
-        if let failure { throw .system(SystemFailure(failure)) }
+        if let failure { throw Self.failure(failure) }
+    }
+
+    private static func failure(_ error: SystemError) -> StreamFailure {
+        error.code == EPIPE || error.code == ECONNRESET ? .ended : .system(error)
     }
 
     /// Writes all of some pieces, which the kernel reads: a file that has become shorter is an error, and no signal.

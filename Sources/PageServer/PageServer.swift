@@ -68,16 +68,16 @@ package final class PageServer {
     /// Serves until it is told to stop.
     /// - Parameter ready: called once clients can connect.
     package func run(ready: () -> Void = {}) throws(PageServerError) {
-        do throws(StreamFailure) {
+        do throws(PageServerError) {
             try serve(ready)
         } catch {
             // Whoever is served ends with this, and is to know why.
             for client in clients.values { client.say("\(error)") }
-            throw .stream(error)
+            throw error
         }
     }
 
-    private func serve(_ ready: () -> Void) throws(StreamFailure) {
+    private func serve(_ ready: () -> Void) throws(PageServerError) {
         var events = EpollEvents()
         if source == nil { try system(listen) }
         if isListening { ready() }
@@ -104,9 +104,13 @@ package final class PageServer {
 
     // MARK: - The other host
 
-    private func receive(_ ready: () -> Void) throws(StreamFailure) {
+    private func receive(_ ready: () -> Void) throws(PageServerError) {
         let wasAnnounced = source?.isAnnounced ?? true
-        guard let hasArrived = try source?.receive(&image), hasArrived else { return }
+        do throws(StreamFailure) {
+            guard let hasArrived = try source?.receive(&image), hasArrived else { return }
+        } catch {
+            throw .stream(error)
+        }
         if !wasAnnounced {
             try system(listen)
             ready()
@@ -121,8 +125,8 @@ package final class PageServer {
         }
     }
 
-    private func ask() throws(StreamFailure) {
-        try source?.ask(&image)
+    private func ask() throws(PageServerError) {
+        do throws(StreamFailure) { try source?.ask(&image) } catch { throw .stream(error) }
         guard let raw = source?.output.raw, let isFull = source?.isOutputFull, isFull != isOutputWatched else { return }
         try system { () throws(SystemError) in
             if isFull { try epoll.add(raw, .writable, token: Token.output) } else { try epoll.remove(raw) }
@@ -130,8 +134,8 @@ package final class PageServer {
         isOutputWatched = isFull
     }
 
-    private func system<Result>(_ body: () throws(SystemError) -> Result) throws(StreamFailure) -> Result {
-        do throws(SystemError) { return try body() } catch { throw .system(SystemFailure(error)) }
+    private func system<Result>(_ body: () throws(SystemError) -> Result) throws(PageServerError) -> Result {
+        do throws(SystemError) { return try body() } catch { throw .system(error) }
     }
 
     // MARK: - Clients
@@ -227,11 +231,11 @@ package final class PageServer {
         deadline > now ? (deadline - now) / 1_000_000 + 1 : 0
     }
 
-    private func handleTimer() throws(StreamFailure) {
+    private func handleTimer() throws(PageServerError) {
         _ = timer.drain()
         let now = monotonicNanoseconds()
         if let deadline = source?.deadline(image), deadline <= now {
-            throw .silent(seconds: source?.silenceInSeconds ?? 0)
+            throw .stream(.silent(seconds: source?.silenceInSeconds ?? 0))
         }
         for number in timed {
             guard let client = clients[number] else { continue }

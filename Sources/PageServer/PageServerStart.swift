@@ -132,7 +132,11 @@ package struct PageServerStart: Equatable, Sendable {
         }
         var sender = PageSender(image, first: first, input: input, output: output)
         do throws(SystemError) { _ = try Confinement.enter(calls: .pageSender) } catch { throw .system(error) }
-        do throws(StreamFailure) { try sender.run() } catch { throw .stream(error) }
+        do throws(StreamFailure) { try sender.run() } catch {
+            // Nobody is there any more to whom that would be news.
+            guard error != .ended else { return }
+            throw .stream(error)
+        }
     }
 
     private static func source(

@@ -108,11 +108,11 @@ package struct PageSource: ~Copyable {
             let got = unsafe space.withUnsafeMutableBytes { bytes in
                 retryingInterrupts { unsafe read(raw, bytes.baseAddress.map { unsafe $0 + done }, count - done) }
             }
-            guard got >= 0 else {
-                if clinux_errno() == EAGAIN { return hasArrived }
-                throw .system(SystemFailure(SystemError("read")))
-            }
-            guard got > 0 else { throw isAnnounced ? .ended : .refused }
+            if got < 0, clinux_errno() == EAGAIN { return hasArrived }
+            // A socket whose other end was closed with requests in it that nobody has read.
+            let isEnd = got == 0 || got < 0 && clinux_errno() == ECONNRESET
+            guard !isEnd else { throw isAnnounced ? .ended : .refused }
+            guard got > 0 else { throw .system(SystemError("read")) }
             lastSign = monotonicNanoseconds()
             filled += got
             // An answer may be without pages.
@@ -171,7 +171,7 @@ package struct PageSource: ~Copyable {
             if count > 0 {
                 let place = offset + UInt64(page) * PageStream.pageSize
                 do throws(SystemError) { try cache.writeAll(space, source..<source + count, at: place) } catch {
-                    throw .cache(SystemFailure(error))
+                    throw .cache(error)
                 }
                 source += count
             }
@@ -188,7 +188,7 @@ package struct PageSource: ~Copyable {
                 var count = 0
                 let wasOwed = image.arriving.map { $0.askedCount > 0 } ?? false
                 while let offset = image.nextRequest() {
-                    PageStream.request(offset, into: &outgoing, at: count)
+                    outgoing.setInteger(offset, at: count)
                     count += PageStream.requestSize
                 }
                 guard count > 0 else { return }
@@ -206,7 +206,7 @@ package struct PageSource: ~Copyable {
                 case EAGAIN: return
                 // Why it does not read any more comes, or has come, from the other side of it.
                 case EPIPE: return outgoingRange = 0..<0
-                default: throw .system(SystemFailure(SystemError("write")))
+                default: throw .system(SystemError("write"))
                 }
             }
             outgoingRange = range.lowerBound + put..<range.upperBound

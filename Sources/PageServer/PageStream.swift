@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+package import Platform
 internal import Wire
 
 /// A machine's memory as a stream of bytes hands it to another host, chunk by chunk: Docs/PAGE-STREAM.md. Who wants it
@@ -48,10 +49,6 @@ package enum PageStream {
         guard found == version else {
             throw .foreign("it has version \(found) of the protocol: have the same martlet on both hosts")
         }
-    }
-
-    static func request(_ offset: UInt64, into bytes: inout [UInt8], at place: Int) {
-        bytes.setInteger(offset, at: place)
     }
 
     /// Sixteen bytes of 32 digits; zeros for what is none.
@@ -145,8 +142,8 @@ package enum StreamFailure: Error, Equatable, Sendable, CustomStringConvertible 
     /// It owes an answer and says nothing.
     case silent(seconds: UInt64)
     /// What has come cannot be kept.
-    case cache(SystemFailure)
-    case system(SystemFailure)
+    case cache(SystemError)
+    case system(SystemError)
 
     package var description: String {
         switch self {
@@ -159,14 +156,8 @@ package enum StreamFailure: Error, Equatable, Sendable, CustomStringConvertible 
             "the other host has the memory of the snapshot \(served), and that of \(wanted) is wanted"
         case .answer(let reason): "the other host has sent what was not asked for: \(reason)"
         case .silent(let seconds): "the other host has not answered for \(seconds) s"
-        case .cache(let failure): "what has come from the other host cannot be kept: \(failure.text)"
-        case .system(let failure): "the stream from the other host has failed: \(failure.text)"
+        case .cache(let failure): "what has come from the other host cannot be kept: \(failure)"
+        case .system(let failure): "the stream from the other host has failed: \(failure)"
         }
     }
-}
-
-/// What a call of the system came to, in words.
-package struct SystemFailure: Equatable, Sendable {
-    package let text: String
-    init(_ error: some Error) { text = "\(error)" }
 }
