@@ -113,6 +113,23 @@ import Wire
         }
     }
 
+    /// What the program is asked for.
+    @Test func arguments() throws {
+        func work(_ line: String) throws -> PageServerStart.Work {
+            try PageServerStart(arguments: line.split(separator: " ").map(String.init)).work
+        }
+        #expect(try work("--memory m --listen s") == .serve(memory: "m", socket: "s"))
+        #expect(try work("--memory m --stream --first f") == .send(memory: "m", first: "f"))
+        let fetch = "--from 5,6 --snapshot i --size 8192 --cache c --listen s"
+        let ends = try #require(PageServerStart.StreamEnds("5,6"))
+        #expect(try work(fetch) == .fetch(from: ends, snapshot: "i", size: 8192, cache: "c", socket: "s"))
+        for wrong in [
+            "", "--memory", "--memory m", "--stream", "--listen s", "--other", "--from 5 --size 8192",
+            "--from 5,6,7 --snapshot i --size 8192 --cache c --listen s", fetch.dropping("8192", for: "8191"),
+            fetch.dropping("8192", for: "0"), fetch.dropping("5,6", for: "-1,6"), fetch.dropping("--cache c ", for: ""),
+        ] { #expect(throws: PageServerError.self, "\(wrong)") { try work(wrong) } }
+    }
+
     // MARK: - Requests
 
     @Test func eachChunkIsAskedForOnce() throws {
@@ -205,5 +222,13 @@ import Wire
         for offset in asked {
             #expect(data[Int(offset / PageStream.chunkSize / 64)] >> (offset / PageStream.chunkSize % 64) & 1 != 0)
         }
+    }
+}
+
+extension String {
+    /// Itself with another word in the place of the first one that is so.
+    fileprivate func dropping(_ word: String, for other: String) -> String {
+        guard let place = firstRange(of: word) else { return self }
+        return String(self[..<place.lowerBound]) + other + String(self[place.upperBound...])
     }
 }

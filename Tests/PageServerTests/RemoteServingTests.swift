@@ -209,6 +209,28 @@ import Wire
         }
     }
 
+    /// A process that was killed has read nothing more: that is an end as any other.
+    @Test func anEndWithRequestsUnread() throws {
+        let memory = try Memory()
+        let ends = try UnixSocket.pair()
+        let server = try memory.serve(ends.second)
+        let stream = ends.first
+        try stream.writeAll(Self.announcement)
+        let client = try Client(memory.socket, size: Self.size)
+        let start = UInt(bitPattern: client.memory.start)
+        let fault = try Ending { _ = UnsafePointer<UInt8>(bitPattern: start)?.pointee }
+        var greeting = [UInt8](repeating: 0, count: PageStream.greetingSize)
+        #expect(try greeting.withUnsafeMutableBytes { try stream.read(into: $0) } == .bytes(greeting.count))
+        var poller = pollfd(fd: stream.raw, events: Int16(POLLIN), revents: 0)
+        #expect(poll(&poller, 1, -1) == 1)
+        stream.close()
+        server.join()
+        #expect(server.lines.withLock { $0 } == ["the other host has ended the stream"])
+        #expect(try Self.words(client) == "the other host has ended the stream")
+        _ = client.faults.zero(UInt64(start), count: 4096)
+        #expect(fault.wait() == nil)
+    }
+
     @Test func whatIsNoAnnouncementEndsTheServer() throws {
         let other = PageAnnouncement(
             memorySize: UInt64(Self.size), snapshot: String(repeating: "cd", count: 16), data: [1], first: [])
