@@ -160,12 +160,8 @@ package struct FabricStart: Sendable {
 
     /// Waits until the process that holds the lock can be asked, or has ended.
     private func waitForOther(_ path: String) throws(SystemError) {
-        let raw = inotify_init1(Int32(IN_CLOEXEC))
-        guard raw >= 0 else { throw SystemError("inotify_init1") }
-        let watch = Descriptor(owning: raw)
-        guard unsafe inotify_add_watch(watch.raw, directory, UInt32(IN_MOVED_TO)) >= 0 else {
-            throw SystemError("inotify_add_watch", directory)
-        }
+        let watch = try DirectoryWatch()
+        _ = try watch.add(directory)
         while true {
             if (try? UnixSocket.connect(to: path)) != nil { break }
             // It may have ended before it listened; then there is nobody to wait for.
@@ -173,9 +169,8 @@ package struct FabricStart: Sendable {
                 lock.end()
                 break
             }
-            var space = [UInt8](repeating: 0, count: 4096)
-            var poller = pollfd(fd: watch.raw, events: Int16(POLLIN), revents: 0)
-            if unsafe poll(&poller, 1, 1000) > 0 { _ = unsafe Glibc.read(watch.raw, &space, space.count) }
+            var poller = pollfd(fd: watch.descriptor.raw, events: Int16(POLLIN), revents: 0)
+            if unsafe poll(&poller, 1, 1000) > 0 { _ = watch.take() }
         }
         closeReady()
     }

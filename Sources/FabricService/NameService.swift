@@ -20,6 +20,8 @@ final class NameService {
     private(set) var servers: [IPAddress] = []
     /// The list could not be read the last time, which was said.
     private var isUnreadable = false
+    /// That its directory could not be watched was said.
+    private var saysUnwatched = false
     /// Counts the questions, for those that share an alias.
     var turn = 0
 
@@ -53,7 +55,14 @@ final class NameService {
     /// usually replaced, and often a link into another directory.
     private func reload() {
         for path in Set([resolverPath, (try? Files.resolve(resolverPath)) ?? resolverPath]) {
-            if let place = try? watch?.add(splitPath(path).directory) { places.insert(place) }
+            do throws(SystemError) {
+                if let place = try watch?.add(splitPath(path).directory) { places.insert(place) }
+            } catch {
+                // One that is not there, or not to be seen, has no list either: that is said below.
+                guard !saysUnwatched, error.code == ENOSPC || error.code == ENOMEM else { continue }
+                saysUnwatched = true
+                say("changes of the list of name servers are not noticed: \(error)")
+            }
         }
         var text: [UInt8] = []
         do throws(SystemError) {

@@ -113,26 +113,24 @@ extension Descriptor {
 
     /// Writes all bytes at an offset.
     package borrowing func writeAll(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(SystemError) {
-        let raw = raw
-        var done = 0
-        while done < buffer.count {
-            let count = retryingInterrupts {
-                unsafe pwrite(raw, buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done, Int(offset) + done)
-            }
-            guard count > 0 else { throw SystemError("pwrite") }
-            done += count
-        }
+        try unsafe Self.writeAll(buffer, to: raw, at: offset)
     }
 
     /// Writes a part of some bytes at an offset.
     package borrowing func writeAll(_ bytes: [UInt8], _ part: Range<Int>, at offset: UInt64) throws(SystemError) {
         let raw = raw
+        try unsafe bytes[part].withUnsafeBytes { all in
+            Result { () throws(SystemError) in try unsafe Self.writeAll(all, to: raw, at: offset) }
+        }.get()
+    }
+
+    private static func writeAll(
+        _ buffer: UnsafeRawBufferPointer, to raw: Int32, at offset: UInt64
+    ) throws(SystemError) {
         var done = 0
-        while done < part.count {
-            let count = unsafe bytes[part].withUnsafeBytes { all in
-                retryingInterrupts {
-                    unsafe pwrite(raw, all.baseAddress.map { unsafe $0 + done }, all.count - done, Int(offset) + done)
-                }
+        while done < buffer.count {
+            let count = retryingInterrupts {
+                unsafe pwrite(raw, buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done, Int(offset) + done)
             }
             guard count > 0 else { throw SystemError("pwrite") }
             done += count

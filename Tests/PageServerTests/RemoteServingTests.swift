@@ -193,8 +193,7 @@ import Wire
             let client = try Client(memory.socket, size: Self.size)
             let start = UInt(bitPattern: client.memory.start)
             let fault = try Ending { _ = UnsafePointer<UInt8>(bitPattern: start)?.pointee }
-            var greeting = [UInt8](repeating: 0, count: PageStream.greetingSize)
-            #expect(try greeting.withUnsafeMutableBytes { try stream.read(into: $0) } == .bytes(greeting.count))
+            try Self.expectGreeting(on: stream)
             var request: UInt64 = 1
             #expect(read(stream.raw, &request, 8) == 8 && request == 0)
             try stream.writeAll(bytes)
@@ -209,6 +208,12 @@ import Wire
         }
     }
 
+    private static func expectGreeting(on stream: borrowing Descriptor) throws {
+        var greeting = [UInt8](repeating: 0, count: PageStream.greetingSize)
+        let count = try greeting.withUnsafeMutableBytes { try stream.read(into: $0) }
+        #expect(count == .bytes(greeting.count))
+    }
+
     /// A process that was killed has read nothing more: that is an end as any other.
     @Test func anEndWithRequestsUnread() throws {
         let memory = try Memory()
@@ -219,8 +224,7 @@ import Wire
         let client = try Client(memory.socket, size: Self.size)
         let start = UInt(bitPattern: client.memory.start)
         let fault = try Ending { _ = UnsafePointer<UInt8>(bitPattern: start)?.pointee }
-        var greeting = [UInt8](repeating: 0, count: PageStream.greetingSize)
-        #expect(try greeting.withUnsafeMutableBytes { try stream.read(into: $0) } == .bytes(greeting.count))
+        try Self.expectGreeting(on: stream)
         var poller = pollfd(fd: stream.raw, events: Int16(POLLIN), revents: 0)
         #expect(poll(&poller, 1, -1) == 1)
         stream.close()
