@@ -11,6 +11,8 @@ struct MemoryWriter: ~Copyable {
     private static let pageSize: UInt64 = 4096
     /// The longest write.
     private static let writeLimit: UInt64 = 8 << 20
+    /// What is copied at a time where the file systems do not copy by themselves.
+    private static let bufferSize: UInt64 = 1 << 20
 
     let memory: GuestMemory
     /// What the memory is a private mapping of: untouched pages are copied from there, file to file.
@@ -72,10 +74,21 @@ struct MemoryWriter: ~Copyable {
         var start = range.lowerBound
         while start < range.upperBound {
             let bytes = unsafe memory.bytes(offset: start, count: Int(min(Self.writeLimit, range.upperBound - start)))
+            try unsafe writeSparsely(bytes, at: start)
+            start += UInt64(bytes.count)
+        }
+    }
+
+    private mutating func writeSparsely(
+        _ bytes: UnsafeRawBufferPointer, at offset: UInt64
+    ) throws(SystemError) {
+        var done = 0
+        while done < bytes.count {
+            let rest = unsafe UnsafeRawBufferPointer(rebasing: bytes[done...])
             var isZero = false
-            let end = unsafe start + UInt64(clinux_page_run(bytes.baseAddress, bytes.count, &isZero))
-            if !isZero { try write(start..<end) }
-            start = end
+            let count = unsafe clinux_page_run(rest.baseAddress, rest.count, &isZero)
+            if !isZero { try unsafe write(UnsafeRawBufferPointer(rebasing: rest[..<count]), at: offset + UInt64(done)) }
+            done += count
         }
     }
 
@@ -83,14 +96,14 @@ struct MemoryWriter: ~Copyable {
         var position = range.lowerBound
         while position < range.upperBound {
             let count = Int(min(Self.writeLimit, range.upperBound - position))
-            let bytes = unsafe memory.bytes(offset: position, count: count)
-            let raw = file.raw
-            let offset = Int(position)
-            let done = retryingInterrupts { unsafe pwrite(raw, bytes.baseAddress, bytes.count, offset) }
-            guard done > 0 else { throw SystemError("pwrite", code: done == 0 ? EIO : clinux_errno()) }
-            position += UInt64(done)
-            written += UInt64(done)
+            try unsafe write(memory.bytes(offset: position, count: count), at: position)
+            position += UInt64(count)
         }
+    }
+
+    private mutating func write(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(SystemError) {
+        try unsafe file.writeAll(bytes, at: offset)
+        written += UInt64(bytes.count)
     }
 
     /// Copies a range that is as in the base, from data to data.
@@ -102,7 +115,7 @@ struct MemoryWriter: ~Copyable {
             guard data >= 0 else {
                 // Nothing but a hole up to the end; or a file system that does not know holes.
                 if clinux_errno() == ENXIO { return }
-                return try writeSparsely(position..<range.upperBound)
+                return try copyBaseThroughBuffer(position..<range.upperBound)
             }
             guard UInt64(data) < range.upperBound else { return }
             let hole = lseek(base.raw, data, CLINUX_SEEK_HOLE)
@@ -129,11 +142,28 @@ struct MemoryWriter: ~Copyable {
                 switch clinux_errno() {
                 case _ where count == 0: throw SystemError("copy_file_range", code: EIO)
                 case EXDEV, EINVAL, EOPNOTSUPP, ENOSYS, ETXTBSY:
-                    // Not between these file systems: through the mapping, then.
-                    return try writeSparsely(position..<range.upperBound)
+                    // Not between these file systems.
+                    return try copyBaseThroughBuffer(position..<range.upperBound)
                 case let code: throw SystemError("copy_file_range", code: code)
                 }
             }
+        }
+    }
+
+    /// Not through the mapping: what is read there counts as touched by the guest from then on, in its working set and
+    /// in the memory that it takes.
+    private mutating func copyBaseThroughBuffer(_ range: Range<UInt64>) throws(SystemError) {
+        guard let base else { return }
+        let buffer = try MemoryMapping(count: Int(Self.bufferSize))
+        var position = range.lowerBound
+        while position < range.upperBound {
+            let wanted = Int(min(Self.bufferSize, range.upperBound - position))
+            let space = unsafe UnsafeMutableRawBufferPointer(start: buffer.start, count: wanted)
+            guard try unsafe base.descriptor.readFully(into: space, at: position) == wanted else {
+                throw SystemError("pread", "the memory that the machine was made of", code: EIO)
+            }
+            try unsafe writeSparsely(UnsafeRawBufferPointer(space), at: position)
+            position += UInt64(wanted)
         }
     }
 
