@@ -10,7 +10,7 @@ package typealias Text = [UInt8]
 /// The protocol's version. A different major number ends the connection; minor numbers only add fields and kinds.
 package enum ProtocolVersion {
     package static let major: UInt16 = 1
-    package static let minor: UInt16 = 1
+    package static let minor: UInt16 = 2
 }
 
 /// `hello`: who speaks.
@@ -148,6 +148,9 @@ package struct ProcessRequest: Equatable, Sendable {
     package var hasInput = false
     /// The machine's main process: PID 1 of the container's own process namespace, whose end ends the container.
     package var isMain = false
+    /// It need not wait for `go`: `started` comes in place of `accepted`. Without effect on a main process; a guest before
+    /// 1.2 does not know it.
+    package var startsAtOnce = false
 
     package init() {}
 
@@ -161,6 +164,7 @@ package struct ProcessRequest: Equatable, Sendable {
             case 4: user = field.bytes
             case 5: hasInput = field.number != 0
             case 6: isMain = field.number != 0
+            case 7: startsAtOnce = field.number != 0
             default: break
             }
         }
@@ -175,6 +179,7 @@ package struct ProcessRequest: Equatable, Sendable {
         if !user.isEmpty { writer.append(4, user) }
         if hasInput { writer.append(5, number: UInt8(1)) }
         if isMain { writer.append(6, number: UInt8(1)) }
+        if startsAtOnce { writer.append(7, number: UInt8(1)) }
         return writer.bytes
     }
 }

@@ -9,6 +9,8 @@
 //         │                        │                  │
 //         └───────refused G────────┴──────────────────┴──────────────────────────────────────▶ ended
 //
+// Where the request says that the process need not wait for `go`, `started` may come in place of `accepted`.
+//
 // Allowed besides, without a change of phase:
 //   H data, end of `input`           until ended, if the request has an input; within the credit; nothing after `end`
 //   G credit of `input`              until ended, if the request has an input
@@ -47,6 +49,7 @@ package struct SessionStateMachine: Sendable {
 
     package let end: SessionEnd
     package let hasInput: Bool
+    package let startsAtOnce: Bool
     package private(set) var phase = Phase.requested
     package private(set) var isHungUp = false
     private var input = Direction()
@@ -61,9 +64,10 @@ package struct SessionStateMachine: Sendable {
     }
 
     /// The session as it is after its `request` was sent or came.
-    package init(_ end: SessionEnd, hasInput: Bool) {
+    package init(_ end: SessionEnd, hasInput: Bool, startsAtOnce: Bool = false) {
         self.end = end
         self.hasInput = hasInput
+        self.startsAtOnce = startsAtOnce
     }
 
     /// A session that goes on over another connection: its process runs, its streams begin anew, but for those that
@@ -71,6 +75,7 @@ package struct SessionStateMachine: Sendable {
     package init(resuming end: SessionEnd, _ session: RunningSession) {
         self.end = end
         hasInput = session.hasInput
+        startsAtOnce = false
         phase = .running
         if session.isOutputEnded { _ = output.sending.end() }
         if session.isErrorsEnded { _ = errors.sending.end() }
@@ -148,7 +153,7 @@ package struct SessionStateMachine: Sendable {
         case (.accepted, .guest): return phase == .requested
         case (.refused, .guest): return phase != .running
         case (.go, .host): return phase == .accepted
-        case (.started, .guest): return phase == .starting
+        case (.started, .guest): return phase == .starting || phase == .requested && startsAtOnce
         case (.exited, .guest): return phase == .running && (isHungUp || output.isEnded && errors.isEnded)
         case (.data, .host), (.end, .host), (.credit, .guest): return stream == .input && hasInput
         case (.data, .guest), (.end, .guest): return phase == .running && (stream == .output || stream == .errors)

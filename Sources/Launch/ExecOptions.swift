@@ -81,6 +81,7 @@ package struct ExecOptions {
         request.directory = Array((workdir ?? process.workingDirectory).utf8)
         request.user = Array((user ?? process.user).utf8)
         request.hasInput = interactive
+        request.startsAtOnce = true
         var streams = SessionStreams.standard
         if !interactive { streams.input = nil }
         let result: SessionResult
@@ -92,7 +93,7 @@ package struct ExecOptions {
                 throw .connectionLost
             }
             var client = try SessionClient(socket: socket)
-            _ = try client.hello()
+            client.helloAhead()
             // Not the main process's number, whose end is told to every client.
             result = try client.run(request, session: 2, streams: streams, signals: signals)
         } catch {

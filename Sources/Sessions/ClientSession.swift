@@ -7,6 +7,7 @@ package import GuestProtocol
 ///     requested ──accepted──▶ accepted ──started──▶ running ──exited──▶ ended
 ///         └──refused──▶ ended     └──refused──▶ ended
 ///
+/// One that starts at once may go from `requested` to `running`.
 /// Illegal, and thrown as a violation: output before `accepted`, output out of order or beyond the credit given, output
 /// after its end, a payload that cannot be read, a kind that only this side sends. A frame of another session, of an
 /// unknown kind, or after the end is skipped.
@@ -36,13 +37,15 @@ package struct ClientSession: Sendable {
     }
 
     package let identifier: UInt32
+    private let startsAtOnce: Bool
     package private(set) var phase = Phase.requested
     private var input = SendWindow()
     private var output = ReceiveWindow()
     private var errors = ReceiveWindow()
 
-    package init(identifier: UInt32) {
+    package init(identifier: UInt32, startsAtOnce: Bool = false) {
         self.identifier = identifier
+        self.startsAtOnce = startsAtOnce
     }
 
     /// How many bytes of input may be sent now.
@@ -83,7 +86,9 @@ package struct ClientSession: Sendable {
         guard frame.header.session == identifier, phase != .ended else { return .nothing }
         switch kind {
         case .accepted: return try advance(from: .requested, to: .accepted, .accepted)
-        case .started: return try advance(from: .accepted, to: .running, .started)
+        case .started:
+            let isAhead = phase == .requested && startsAtOnce
+            return try advance(from: isAhead ? .requested : .accepted, to: .running, .started)
         case .refused:
             guard phase == .requested || phase == .accepted else { throw .violation("refused a process that runs") }
             guard let refusal = Refusal(frame.payload) else { throw .violation("a refusal that cannot be read") }

@@ -7,6 +7,7 @@ internal import GuestProtocol
 ///     requested ──accepted──▶ accepted ──go──▶ starting ──started──▶ running ──exited──▶ ended
 ///         └──────────refused──────┴───────────────┴────────────────────────────────────▶ ended
 ///
+/// One that starts at once may go from `requested` to `running`.
 /// Credit is end to end: the relay passes it on and only sees to it that nobody sends more than was granted, and that
 /// nobody grants more than one window. So what waits in the relay for one session is at most one window a stream.
 struct RelayedSession {
@@ -52,13 +53,15 @@ struct RelayedSession {
     }
 
     let hasInput: Bool
+    let startsAtOnce: Bool
     private(set) var phase = Phase.requested
     private var input = Flow()
     private var output = Flow()
     private var errors = Flow()
 
-    init(hasInput: Bool) {
+    init(hasInput: Bool, startsAtOnce: Bool) {
         self.hasInput = hasInput
+        self.startsAtOnce = startsAtOnce
     }
 
     mutating func receiveFromClient(_ frame: Frame) -> Verdict {
@@ -96,7 +99,7 @@ struct RelayedSession {
             phase = .accepted
             return .relay
         case .started:
-            guard phase == .starting else { return .illegal }
+            guard phase == .starting || phase == .requested && startsAtOnce else { return .illegal }
             phase = .running
             return .relay
         case .refused: return phase == .running ? .illegal : .last

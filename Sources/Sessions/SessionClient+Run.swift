@@ -41,7 +41,7 @@ extension SessionClient {
     ) throws(SessionError) -> SessionResult {
         var run: ForegroundRun
         do throws(SystemError) {
-            run = try ForegroundRun(session: session, hasInput: request?.hasInput, streams: streams)
+            run = try ForegroundRun(session: session, request: request, streams: streams)
         } catch {
             throw .system(error)
         }
@@ -54,7 +54,12 @@ extension SessionClient {
         while true {
             // Some may have come together with an earlier one, thus before the wait.
             while let frame = try socket.next() {
-                if try run.take(frame, &socket) { onStarted() }
+                if awaitsHello {
+                    awaitsHello = false
+                    _ = try Self.hello(in: frame)
+                } else if try run.take(frame, &socket) {
+                    onStarted()
+                }
             }
             try flush()
             if let outcome = run.outcome, run.isDrained { return run.result(outcome) }
@@ -97,13 +102,13 @@ private struct ForegroundRun: ~Copyable {
     var errors: OutputSink
     var outcome: SessionResult.Outcome?
 
-    /// - Parameter hasInput: as the request says it; nil where the other side knows it and `streams` follow that.
-    init(session: UInt32, hasInput: Bool?, streams: SessionStreams) throws(SystemError) {
+    /// - Parameter request: nil where the other side knows it and `streams` follow that.
+    init(session: UInt32, request: ProcessRequest?, streams: SessionStreams) throws(SystemError) {
         let output = try OutputSink(streams.output)
         let errors = try OutputSink(streams.errors)
-        self.session = ClientSession(identifier: session)
-        input = hasInput == false ? nil : streams.input
-        isInputEmpty = hasInput == true && streams.input == nil
+        self.session = ClientSession(identifier: session, startsAtOnce: request?.startsAtOnce == true)
+        input = request?.hasInput == false ? nil : streams.input
+        isInputEmpty = request?.hasInput == true && streams.input == nil
         self.output = output
         self.errors = errors
     }
@@ -139,8 +144,10 @@ private struct ForegroundRun: ~Copyable {
         case .nothing, .inputExtended, .outputEnded: break
         case .accepted:
             socket.queue(Frame(.go, session: session.identifier))
-            if isInputEmpty { socket.queue(session.endInput()) }
-        case .started: return true
+            endEmptyInput(&socket)
+        case .started:
+            endEmptyInput(&socket)
+            return true
         case .output(.errors, let bytes): credit(errors.append(bytes), of: .errors, &socket)
         case .output(_, let bytes): credit(output.append(bytes), of: .output, &socket)
         case .inputClosed: input = nil
@@ -148,6 +155,10 @@ private struct ForegroundRun: ~Copyable {
         case .exited(let report): outcome = .exited(report)
         }
         return false
+    }
+
+    private mutating func endEmptyInput(_ socket: inout FrameSocket) {
+        if isInputEmpty, !session.isInputEnded { socket.queue(session.endInput()) }
     }
 
     /// Reads input and queues it; any failure to read is its end.

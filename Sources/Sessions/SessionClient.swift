@@ -57,6 +57,8 @@ package struct SessionClient: ~Copyable {
     static let outgoingLimit = 262_144
 
     var socket: FrameSocket
+    /// Hello was said, and the other side's is the next frame.
+    var awaitsHello = false
 
     package init(socket: consuming Descriptor) throws(SessionError) {
         do throws(SystemError) {
@@ -71,12 +73,26 @@ package struct SessionClient: ~Copyable {
     package mutating func hello(
         program: String = "martlet", timeoutInMilliseconds: Int32? = nil
     ) throws(SessionError) -> Hello {
-        var own = Hello()
-        own.program = Array(program.utf8)
-        try send(Frame(.hello, payload: own.payload))
+        try send(Self.hello(of: program))
         guard let frame = try receive(timeoutInMilliseconds: timeoutInMilliseconds) else {
             throw .system(SystemError("poll", "hello", code: ETIMEDOUT))
         }
+        return try Self.hello(in: frame)
+    }
+
+    /// Says hello together with what is asked for next, by `run`, which also takes the other side's.
+    package mutating func helloAhead(program: String = "martlet") {
+        socket.queue(Self.hello(of: program))
+        awaitsHello = true
+    }
+
+    private static func hello(of program: String) -> Frame {
+        var own = Hello()
+        own.program = Array(program.utf8)
+        return Frame(.hello, payload: own.payload)
+    }
+
+    static func hello(in frame: Frame) throws(SessionError) -> Hello {
         if frame.kind == .failure { throw .failure(Refusal(frame.payload) ?? Refusal(exitCode: 125, message: [])) }
         guard frame.kind == .hello, let theirs = Hello(frame.payload) else {
             throw .violation("something other than hello first")

@@ -148,7 +148,8 @@ package struct SessionRelay {
         repeat { lastNumber = lastNumber == .max ? 1 : lastNumber + 1 } while entries[lastNumber] != nil
         numbers[client, default: [:]][frame.header.session] = lastNumber
         entries[lastNumber] = Entry(
-            session: RelayedSession(hasInput: request.hasInput), client: client, clientNumber: frame.header.session)
+            session: RelayedSession(hasInput: request.hasInput, startsAtOnce: request.startsAtOnce), client: client,
+            clientNumber: frame.header.session)
         return [.toGuest(frame.withSession(lastNumber))]
     }
 }

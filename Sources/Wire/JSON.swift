@@ -71,7 +71,7 @@ package struct JSONObject: Equatable, Sendable {
     package private(set) var values: [JSON] = []
     // Objects of more members than a look at each is good for have an index.
     private var index: [String: Int] = [:]
-    private static let linearLimit = 16
+    private static let linearLimit = 64
 
     package init() {}
 

@@ -99,6 +99,7 @@ import Wire
         request.user = generator.bytes(0...30)
         request.hasInput = generator.number(0...1) == 0
         request.isMain = generator.number(0...1) == 0
+        request.startsAtOnce = generator.number(0...1) == 0
         return request
     }
 

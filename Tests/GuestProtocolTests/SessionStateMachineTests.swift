@@ -12,8 +12,10 @@ private let allStreams: [StreamKind] = [.input, .output, .errors]
 
 @Suite struct SessionStateMachineTests {
     /// A machine in a phase, reached by the shortest way.
-    private static func machine(_ end: SessionEnd, in phase: Machine.Phase, hasInput: Bool) -> Machine {
-        var machine = Machine(end, hasInput: hasInput)
+    private static func machine(
+        _ end: SessionEnd, in phase: Machine.Phase, hasInput: Bool, startsAtOnce: Bool = false
+    ) -> Machine {
+        var machine = Machine(end, hasInput: hasInput, startsAtOnce: startsAtOnce)
         let way: [(FrameKind, SessionEnd)]
         switch phase {
         case .requested: way = []
@@ -31,7 +33,8 @@ private let allStreams: [StreamKind] = [.input, .output, .errors]
 
     /// The table of the specification, written once more: in which phases the peer may send what.
     private static func isLegal(
-        _ kind: FrameKind, _ stream: StreamKind, from sender: SessionEnd, in phase: Machine.Phase, hasInput: Bool
+        _ kind: FrameKind, _ stream: StreamKind, from sender: SessionEnd, in phase: Machine.Phase, hasInput: Bool,
+        startsAtOnce: Bool
     ) -> Bool {
         if phase == .ended { return false }
         let isInput = stream == .input
@@ -48,7 +51,7 @@ private let allStreams: [StreamKind] = [.input, .output, .errors]
             switch kind {
             case .accepted: return phase == .requested
             case .refused: return phase == .requested || phase == .accepted || phase == .starting
-            case .started: return phase == .starting
+            case .started: return phase == .starting || startsAtOnce && phase == .requested
             case .data, .end: return !isInput && phase == .running
             case .credit: return isInput && hasInput
             case .exited: return false  // only after both ends, see below
@@ -58,26 +61,28 @@ private let allStreams: [StreamKind] = [.input, .output, .errors]
     }
 
     /// Every kind and stream, in every phase, at both ends, with and without an input.
-    @Test(arguments: [SessionEnd.host, .guest], [true, false]) func everyFrameInEveryPhase(
-        end: SessionEnd, hasInput: Bool
-    ) {
+    @Test(arguments: [SessionEnd.host, .guest], [(true, false), (false, false), (true, true), (false, true)])
+    func everyFrameInEveryPhase(end: SessionEnd, request: (hasInput: Bool, startsAtOnce: Bool)) {
+        let (hasInput, startsAtOnce) = request
         let peer: SessionEnd = end == .host ? .guest : .host
         for phase: Machine.Phase in [.requested, .accepted, .starting, .running, .ended] {
             for kind in allKinds {
                 for stream in allStreams {
-                    let fresh = Self.machine(end, in: phase, hasInput: hasInput)
+                    let fresh = Self.machine(end, in: phase, hasInput: hasInput, startsAtOnce: startsAtOnce)
                     var receiving = fresh
                     let verdict = receiving.receive(FrameHeader(kind, session: 1, stream: stream))
                     let isLate =
                         phase == .ended && end == .guest
                         && [.go, .data, .end, .credit, .signal, .hangUp].contains(kind)
                     let expected: Machine.Verdict =
-                        Self.isLegal(kind, stream, from: peer, in: phase, hasInput: hasInput)
+                        Self.isLegal(
+                            kind, stream, from: peer, in: phase, hasInput: hasInput, startsAtOnce: startsAtOnce)
                         ? .taken : isLate ? .late : .illegal
                     #expect(verdict == expected, "\(kind) \(stream) in \(phase) at \(end)")
                     #expect(
                         fresh.maySend(kind, stream)
-                            == Self.isLegal(kind, stream, from: end, in: phase, hasInput: hasInput),
+                            == Self.isLegal(
+                                kind, stream, from: end, in: phase, hasInput: hasInput, startsAtOnce: startsAtOnce),
                         "\(end) sends \(kind) \(stream) in \(phase)")
                 }
             }
@@ -115,8 +120,9 @@ private let allStreams: [StreamKind] = [.input, .output, .errors]
     @Test(arguments: 0..<300 as Range<UInt64>) func legalSendersAgree(seed: UInt64) {
         var generator = SeededGenerator(seed)
         let hasInput = seed % 2 == 0
-        var host = Machine(.host, hasInput: hasInput)
-        var guest = Machine(.guest, hasInput: hasInput)
+        let startsAtOnce = seed % 3 == 0
+        var host = Machine(.host, hasInput: hasInput, startsAtOnce: startsAtOnce)
+        var guest = Machine(.guest, hasInput: hasInput, startsAtOnce: startsAtOnce)
         var toGuest: [FrameHeader] = []
         var toHost: [FrameHeader] = []
 

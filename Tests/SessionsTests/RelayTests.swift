@@ -6,8 +6,9 @@ import Testing
 
 @testable import Sessions
 
-private func request(hasInput: Bool = true) -> [UInt8] {
+private func request(hasInput: Bool = true, startsAtOnce: Bool = false) -> [UInt8] {
     var request = ProcessRequest()
+    request.startsAtOnce = startsAtOnce
     request.arguments = [Array("x".utf8)]
     request.hasInput = hasInput
     return request.payload
@@ -44,6 +45,17 @@ extension SessionRelay {
         #expect(relay.receiveFromGuest(Frame(.accepted, session: 2)) == [.toClient(21, Frame(.accepted, session: 1))])
         #expect(relay.receive(Frame(.go, session: 1), from: 21) == [.toGuest(Frame(.go, session: 2))])
         #expect(relay.sessionCount == 2)
+    }
+
+    @Test func onlyWhatStartsAtOnceStartsUnasked() {
+        var relay = SessionRelay.greeted(20)
+        _ = relay.receive(Frame(.request, session: 1, payload: request(startsAtOnce: true)), from: 20)
+        #expect(relay.receiveFromGuest(Frame(.started, session: 1)) == [.toClient(20, Frame(.started, session: 1))])
+        _ = relay.receive(Frame(.request, session: 2, payload: request()), from: 20)
+        guard case .guestFailed = relay.receiveFromGuest(Frame(.started, session: 2)).first else {
+            Issue.record("a process that did not wait")
+            return
+        }
     }
 
     @Test func lostClientHangsUpAndItsOutputIsTaken() {

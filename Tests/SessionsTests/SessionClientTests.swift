@@ -59,6 +59,70 @@ private func contents(_ file: borrowing Descriptor) throws -> [UInt8] {
         #expect(try peer.join() == ["sh", "-c", "x"])
     }
 
+    /// Hello and request come together; the process starts without being told to.
+    @Test func startsAtOnce() throws {
+        let pair = try UnixSocket.pair()
+        let peer = ScriptedPeer(pair.second, sayingHello: false) { peer in
+            try peer.expect(.hello)
+            let frame = try peer.expect(.request)
+            #expect(ProcessRequest(frame.payload)?.startsAtOnce == true)
+            try peer.send(Frame(.hello, payload: Hello().payload))
+            try peer.send(Frame(.started, session: 1))
+            try peer.expect(.end)
+            try peer.output(Array("out\n".utf8), .output)
+            try peer.exit(7)
+        }
+        let output = try temporaryFile()
+        var client = try SessionClient(socket: pair.first)
+        client.helloAhead()
+        var request = request("x")
+        request.startsAtOnce = true
+        var started = 0
+        let result = try client.run(
+            request, streams: SessionStreams(input: nil, output: output.raw, errors: nil), onStarted: { started += 1 })
+        #expect(result.exitStatus == 7)
+        #expect(started == 1)
+        #expect(try contents(output) == Array("out\n".utf8))
+        _ = try peer.join()
+    }
+
+    /// A guest that does not know of starts at once accepts, and is told to go; the input ends once.
+    @Test func olderGuestsAreToldToGo() throws {
+        let pair = try UnixSocket.pair()
+        let peer = ScriptedPeer(pair.second) { peer in
+            try peer.expect(.request)
+            try peer.send(Frame(.accepted, session: 1))
+            try peer.expect(.go)
+            try peer.expect(.end)
+            try peer.send(Frame(.started, session: 1))
+            try peer.exit(0)
+            peer.record.append("done")
+        }
+        var client = try SessionClient(socket: pair.first)
+        client.helloAhead()
+        var request = request("x")
+        request.startsAtOnce = true
+        let result = try client.run(request, streams: SessionStreams(input: nil, output: nil, errors: nil))
+        #expect(result.exitStatus == 0)
+        #expect(try peer.join() == ["done"])
+    }
+
+    @Test func anotherVersionBehindTheRequest() throws {
+        let pair = try UnixSocket.pair()
+        let peer = ScriptedPeer(pair.second, sayingHello: false) { peer in
+            try peer.expect(.hello)
+            var hello = Hello()
+            hello.major = 9
+            try peer.send(Frame(.hello, payload: hello.payload))
+        }
+        var client = try SessionClient(socket: pair.first)
+        client.helloAhead()
+        #expect(throws: SessionError.versionMismatch(theirs: 9)) {
+            _ = try client.run(request("x"), streams: SessionStreams(input: nil, output: nil, errors: nil))
+        }
+        _ = try peer.join()
+    }
+
     @Test func signalsAsExitStatus() throws {
         let pair = try UnixSocket.pair()
         let peer = ScriptedPeer(pair.second) { peer in

@@ -108,7 +108,7 @@ void guest_clear_child_events(int descriptor) {
 
 // MARK: Processes
 
-_Static_assert(CLONE_NEWNS == 0x00020000 && CLONE_NEWIPC == 0x08000000 && CLONE_NEWPID == 0x20000000 && CLONE_NEWCGROUP == 0x02000000,
+_Static_assert(CLONE_NEWNS == 0x00020000 && CLONE_NEWIPC == 0x08000000 && CLONE_NEWPID == 0x20000000 && CLONE_NEWCGROUP == 0x02000000 && CLONE_FS == 0x200,
                "namespaces");
 
 long guest_fork(uint64_t namespaces, int group) {

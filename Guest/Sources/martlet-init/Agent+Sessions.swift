@@ -17,7 +17,8 @@ extension Agent {
         let session = Session(
             id: id, serial: makeSerial(), request: request, ownsNamespace: isContainers && request.isMain)
         let status = try Descriptor.pipe()
-        let go = try Descriptor.pipe()
+        let go: (reading: Descriptor, writing: Descriptor)? =
+            session.machine.startsAtOnce ? nil : try Descriptor.pipe()
         let output = try Descriptor.pipe()
         let errors = try Descriptor.pipe()
         let input: (reading: Descriptor, writing: Descriptor)? = request.hasInput ? try Descriptor.pipe() : nil
@@ -40,13 +41,13 @@ extension Agent {
         }
         let launch = Launch(
             request: request, root: root, isInEmulatedHost: role == .host, input: input?.reading.raw ?? -1,
-            output: output.writing.raw, errors: errors.writing.raw, status: status.writing.raw, go: go.reading.raw)
+            output: output.writing.raw, errors: errors.writing.raw, status: status.writing.raw, go: go?.reading.raw)
         let process = try fork(joined, ownsNamespace: session.ownsNamespace, group: isContainers ? workload : nil)
         if process == 0 { launch.run() }
         hasChildren = true
         session.process = Int32(process)
         session.status = status.reading
-        session.go = go.writing
+        session.go = go?.writing
         session.input.descriptor = input?.writing
         session.output.descriptor = output.reading
         session.errors.descriptor = errors.reading
@@ -107,7 +108,9 @@ extension Agent {
     /// The status pipe is at its end: the program runs, or never will.
     private func conclude(_ session: Session) {
         if session.statusBytes.first == Launch.ready, session.machine.phase == .requested { accept(session) }
-        if session.statusBytes.isEmpty && session.machine.phase == .starting {
+        // Of one that was hung up before it was ready nobody knows whether it got as far.
+        let isUnsure = session.machine.isHungUp && session.machine.phase == .requested
+        if session.statusBytes.isEmpty, session.machine.maySend(.started), !isUnsure {
             session.machine.send(.started)
             session.startedAt = guest_monotonic_clock()
             connection.send(.started, session: session.id)

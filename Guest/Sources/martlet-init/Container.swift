@@ -41,6 +41,8 @@ struct Container {
         try System.mount(text("sysfs"), text("/sys"), type: "sysfs")
         try System.mount(text("cgroup2"), text("/sys/fs/cgroup"), type: "cgroup2")
         try prepareUpper()
+        // The kernel's threads have them too, and who shares them enters no other mounts (setns(2)).
+        try System.check(guest_leave(guest_own_paths), "unshare")
         try System.check(guest_loopback_up(), "bring up lo")
     }
 

@@ -13,7 +13,8 @@ import CGuest
 /// ends in the program or in `_exit`.
 ///
 /// What it says on the status pipe: `R` when all is ready; or `E`, the exit code, and the reason. Then it waits for a
-/// byte on the go pipe; the pipe's end says that nobody wants the program any more.
+/// byte on the go pipe; the pipe's end says that nobody wants the program any more. Without a go pipe it neither says that
+/// it is ready nor waits.
 struct Launch {
     static let ready = UInt8(ascii: "R")
     static let error = UInt8(ascii: "E")
@@ -28,7 +29,7 @@ struct Launch {
     let output: Int32
     let errors: Int32
     let status: Int32
-    let go: Int32
+    let go: Int32?
 
     /// Where the process is to live.
     enum Root {
@@ -68,7 +69,8 @@ struct Launch {
         do throws(SystemFailure) {
             // The status pipe first: it carries what goes wrong with the others. Its own end and theirs are beyond 4.
             try System.check(guest_duplicate(status, Launch.statusTarget, 0), "dup")
-            try System.check(guest_duplicate(go, Launch.goTarget, 0), "dup")
+            // Without it, something that closes when the program is executed, and nothing of init's.
+            try System.check(guest_duplicate(go ?? status, Launch.goTarget, 0), "dup")
             if input >= 0 { try System.check(guest_duplicate(input, 0, 1), "dup") }
             try System.check(guest_duplicate(output, 1, 1), "dup")
             try System.check(guest_duplicate(errors, 2, 1), "dup")
@@ -112,9 +114,11 @@ struct Launch {
         environment.setDefault("HOME", account.home)
         let program = try findProgram(environment)
 
-        guard guest_write(Launch.statusTarget, [Launch.ready], 1) == 1 else { guest_exit(125) }
-        var word: UInt8 = 0
-        guard guest_read(Launch.goTarget, &word, 1) == 1 else { guest_exit(125) }
+        if go != nil {
+            guard guest_write(Launch.statusTarget, [Launch.ready], 1) == 1 else { guest_exit(125) }
+            var word: UInt8 = 0
+            guard guest_read(Launch.goTarget, &word, 1) == 1 else { guest_exit(125) }
+        }
         let code = execute(program, environment)
         throw Problem(
             exitCode: code == guest_enoent ? 127 : 126,

@@ -127,6 +127,8 @@ struct Outcome {
     var errors: [UInt8] = []
     var refusal: Refusal?
     var report: ExitReport?
+    /// All frames of the session, in order.
+    var kinds: [FrameKind?] = []
 
     var outputText: String { String(decoding: output, as: UTF8.self) }
     var errorText: String { String(decoding: errors, as: UTF8.self) }
@@ -157,13 +159,15 @@ extension Agent {
         _ request: ProcessRequest, session: UInt32 = 1, input: [UInt8] = [], started: () -> Void = {},
         inputSent: () -> Void = {}
     ) throws -> Outcome {
-        var machine = SessionStateMachine(.host, hasInput: request.hasInput)
+        var machine = SessionStateMachine(
+            .host, hasInput: request.hasInput, startsAtOnce: request.startsAtOnce)
         var outcome = Outcome()
         var rest = input[...]
         send(Frame(.request, session: session, payload: request.payload))
         while machine.phase != .ended {
             let frame = try next(of: session)
             #expect(machine.receive(frame.header) == .taken, "\(frame.header)")
+            outcome.kinds.append(frame.kind)
             switch frame.kind {
             case .accepted:
                 machine.send(.go)

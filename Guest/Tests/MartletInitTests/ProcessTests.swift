@@ -168,6 +168,46 @@ import Wire
         #expect(kill(child, 0) == -1)
     }
 
+    @Test func startsAtOnce() throws {
+        let agent = try Agent()
+        var request = Agent.request(["sh", "-c", "ls /proc/self/fd; cat; exit 3"], hasInput: true)
+        request.startsAtOnce = true
+        let outcome = try agent.run(request, input: Array("input\n".utf8))
+        #expect(outcome.kinds.first == .started, "\(outcome.kinds)")
+        // The last is the directory that is read.
+        #expect(String(decoding: outcome.output, as: UTF8.self) == "0\n1\n2\n3\ninput\n")
+        #expect(outcome.report?.code == 3)
+
+        request.arguments = [Array("no-such-program".utf8)]
+        let refused = try agent.run(request)
+        #expect(refused.kinds == [.refused])
+        #expect(refused.refusal?.exitCode == 127)
+        request.arguments = [Array("/etc".utf8)]
+        #expect(try agent.run(request).refusal?.exitCode == 126)
+        #expect(agent.finish() == 0)
+    }
+
+    @Test func signalsAndHangUpsBeforeAStartAtOnce() throws {
+        let agent = try Agent()
+        var request = Agent.request(["sleep", "1000"])
+        request.startsAtOnce = true
+        agent.send(Frame(.request, session: 1, payload: request.payload))
+        agent.send(Frame(.signal, session: 1, payload: NumberMessage(15).payload))
+        #expect(try agent.next().kind == .started)
+        while true {
+            let frame = try agent.next()
+            guard frame.kind == .exited else { continue }
+            #expect(ExitReport(frame.payload)?.code == 15)
+            break
+        }
+        agent.send(Frame(.request, session: 2, payload: request.payload))
+        agent.send(Frame(.hangUp, session: 2))
+        var last = try agent.next(of: 2)
+        if last.kind == .started { last = try agent.next(of: 2) }
+        #expect(last.kind == .refused || last.kind == .exited)
+        #expect(try agent.run(Agent.request(["true"]), session: 2).report?.code == 0, "the number may be used again")
+    }
+
     @Test func hangUpBeforeTheStart() throws {
         let agent = try Agent()
         agent.send(Frame(.request, session: 1, payload: Agent.request(["sleep", "1000"]).payload))

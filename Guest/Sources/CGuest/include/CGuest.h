@@ -70,6 +70,8 @@ static const uint64_t guest_new_ipc = 0x08000000;
 static const uint64_t guest_new_processes = 0x20000000;
 
 static const uint64_t guest_new_control_groups = 0x02000000;
+/// Not a namespace: the root and the working directory, which are shared with the parent.
+static const uint64_t guest_own_paths = 0x00000200;
 
 /// As fork(2), into new namespaces, and into the control group of a descriptor where that is not negative.
 long guest_fork(uint64_t namespaces, int group);
