@@ -149,7 +149,7 @@ private struct LoadedGuest: ~Copyable {
 }
 
 /// A thread that takes this one out of the guest when the time is over.
-private struct Watchdog: ~Copyable {
+struct Watchdog: ~Copyable {
     private let finished: DoneSignal
     private let thread: Platform.Thread
 
@@ -171,7 +171,7 @@ private struct Watchdog: ~Copyable {
     }
 }
 
-private final class DoneSignal: Sendable {
+final class DoneSignal: Sendable {
     let counter: EventCounter
     init() throws(SystemError) { counter = try EventCounter() }
 
