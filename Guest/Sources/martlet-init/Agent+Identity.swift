@@ -38,18 +38,21 @@ extension Agent {
             if !identity.machineID.isEmpty {
                 try step("machine-id", &report) { () throws(SystemFailure) in machineID = identity.machineID }
             }
+            var silenced = [UInt32?](repeating: nil, count: identity.interfaces.count)
             if identity.isClone {
                 try step("connections", &report) { () throws(SystemFailure) in
                     // First, so that no reset reaches whom the connections are with: they are the other machine's.
-                    for interface in identity.interfaces { try NetworkInterface.silence(interface) }
+                    for (place, interface) in identity.interfaces.enumerated() {
+                        silenced[place] = try NetworkInterface.silence(interface)
+                    }
                     try System.check(guest_reset_connections(), "reset connections")
                 }
             }
             if !identity.interfaces.isEmpty {
                 try step("network", &report) { () throws(SystemFailure) in
-                    for interface in identity.interfaces {
+                    for (place, interface) in identity.interfaces.enumerated() {
                         if let slot = interface.slot { try DeviceSlot.find(slot) }
-                        try NetworkInterface.replace(interface)
+                        try NetworkInterface.replace(interface, silenced[place])
                     }
                 }
             }

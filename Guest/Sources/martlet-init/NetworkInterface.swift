@@ -89,18 +89,22 @@ enum NetworkInterface {
 
     /// Takes an interface of the machine that was saved down: nothing is sent from its addresses any more, which are
     /// another machine's.
-    static func silence(_ settings: InterfaceSettings) throws(SystemFailure) {
-        guard let former = settings.formerAddress else { return }
+    /// - Returns: the interface's index; nil for one that was not there.
+    static func silence(_ settings: InterfaceSettings) throws(SystemFailure) -> UInt32? {
+        guard let former = settings.formerAddress else { return nil }
+        let index = try find(former)
         var batch = NetlinkBatch()
-        batch.takeDown(interface: try find(former))
+        batch.takeDown(interface: index)
         try send(batch, former)
+        return index
     }
 
     /// Gives an interface that was silenced another Ethernet address and other addresses and routes, and has the kernel
     /// announce them: by an ARP request and a neighbour advertisement that nobody asked for.
-    static func replace(_ settings: InterfaceSettings) throws(SystemFailure) {
+    /// - Parameter index: as `silence` gave it, where it was called.
+    static func replace(_ settings: InterfaceSettings, _ index: UInt32?) throws(SystemFailure) {
         guard let former = settings.formerAddress else { return try configure(settings) }
-        let index = try find(former)
+        let index = if let index { index } else { try find(former) }
         try System.check(guest_remove_addresses(index), "remove the addresses of", spelled(former))
         var batch = NetlinkBatch()
         batch.setHardwareAddress(settings.hardwareAddress, interface: index)
