@@ -260,6 +260,8 @@ final class Conductor: @unchecked Sendable {
     }
 
     func writeMetrics() throws(SystemError) {
+        // To gather them takes the devices' time.
+        guard metrics.isOpen else { return }
         try metrics.write(machine.map(MachineFigures.init), missedLogs: log.missedCount)
     }
 

@@ -26,6 +26,16 @@ final class MetricsWriter: Sendable {
         }
     }
 
+    /// Whether anybody wants them.
+    var isOpen: Bool {
+        output.withLock {
+            switch $0 {
+            case .some: true
+            case .none: false
+            }
+        }
+    }
+
     /// Sets a level.
     func set(_ group: String, _ name: String, _ value: UInt64) {
         values.withLock { $0[group, name] = value }
@@ -38,7 +48,7 @@ final class MetricsWriter: Sendable {
     /// All that was asked of the API so far.
     func set(_ counters: APICounters) { self.counters.withLock { $0 = counters } }
 
-    /// Writes a line, if there is where to.
+    /// Writes a line, where `isOpen`.
     /// - Parameters:
     ///   - machine: whose devices are counted.
     ///   - missedLogs: how many messages could not be written.

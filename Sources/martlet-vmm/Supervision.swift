@@ -123,7 +123,8 @@ final class Supervision {
             let time = processorTimeInMicroseconds() &- start &+ (arguments.parentProcessorTime ?? 0)
             conductor.metrics.set("api_server", "process_startup_time_cpu_us", time)
         }
-        dropProgramPages()
+        // While a machine starts, what it needs of the program stays at hand.
+        if conductor.machine == nil { dropProgramPages() }
         conductor.status.write("api-ready")
     }
 
@@ -136,6 +137,8 @@ final class Supervision {
             try epoll.add(raw, [.readable, .peerClosed], token: Token.lifeline)
         }
         var events = EpollEvents(capacity: 8)
+        // A machine has been made, and its first moments are not over.
+        var isSettling = false
         while true {
             for index in 0..<(try epoll.wait(&events)) {
                 switch events[index].token {
@@ -145,13 +148,20 @@ final class Supervision {
                     conductor.changed.counter.drain()
                     guard let machine = conductor.machine else { continue }
                     try epoll.add(machine.ended.descriptor.raw, .readable, token: Token.machine)
-                    try writeMetrics()
-                    // The same clock is the figures': they are written then as well, and a minute after that.
-                    if let time = machine.forkSettlingTime { try clock.arm(afterMilliseconds: time) }
+                    writeMetrics()
+                    isSettling = true
+                    try clock.arm(afterMilliseconds: Machine.settlingTimeInMilliseconds)
                 case Token.clock:
                     guard clock.drain() else { continue }
-                    conductor.machine?.noteForkWorkingSet()
-                    try writeMetrics()
+                    if isSettling {
+                        conductor.machine?.noteForkWorkingSet()
+                    } else {
+                        writeMetrics()
+                    }
+                    isSettling = false
+                    // What made the machine is not needed again, or what served the requests of the last minute.
+                    dropProgramPages()
+                    try clock.arm(afterMilliseconds: Self.metricsPeriodInMilliseconds)
                 case Token.signal:
                     guard let signal = signals.next() else { continue }
                     if signal == SIGHUP { conductor.metrics.count("signals", "sighup") }
@@ -172,13 +182,10 @@ final class Supervision {
     }
 
     /// Figures that cannot be written are counted, and written with the next that can.
-    private func writeMetrics() throws(SystemError) {
+    private func writeMetrics() {
         do throws(SystemError) { try conductor.writeMetricsUnlessForking() } catch {
             conductor.log.write(.error, "Failed to write metrics: \(error.reason)")
         }
-        // What made the machine is not needed again, or what served the requests of the last minute.
-        dropProgramPages()
-        try clock.arm(afterMilliseconds: Self.metricsPeriodInMilliseconds)
     }
 
     private static func rawDescriptor(_ descriptor: borrowing Descriptor?) -> Int32? {

@@ -12,7 +12,8 @@ import CGuest
 /// A process that the host asked for, with its streams.
 ///
 /// Its child is made at `request`, readies itself (Launch) and says on the status pipe that it could be started; a byte
-/// on the go pipe starts it, or nothing has to where it starts at once. The status pipe closes when the program is executed, or carries the reason why not.
+/// on the go pipe starts it. One that starts at once neither says so nor waits. The status pipe closes when the program
+/// is executed, or carries the reason why not.
 final class Session {
     let id: UInt32
     /// Never used twice, so that an event of a descriptor that is closed already finds nobody.

@@ -13,8 +13,6 @@ internal import Virtio
 /// length. Only a hint, and any of them may write there at any time, so it is neither locked nor trusted: what is not
 /// whole is not there.
 final class ForkWorkingSet: Sendable {
-    /// From a fork's first instruction until what it writes first is written.
-    static let settlingTimeInMilliseconds: UInt64 = 1_000
     /// What is copied beforehand at the most, in bytes. A family whose machines write more than that from their first
     /// moments on has nothing copied.
     static let byteLimit: UInt64 = 8 << 20
@@ -94,12 +92,10 @@ extension Machine {
         family.withLock { $0.flatMap { $0.isChild && !$0.workingSet.isKnown ? $0.workingSet : nil } }
     }
 
-    /// After how many milliseconds `noteForkWorkingSet` is to be called; nil where there is nothing to note.
-    package var forkSettlingTime: UInt64? {
-        setToNote == nil ? nil : ForkWorkingSet.settlingTimeInMilliseconds
-    }
+    /// From a machine's first instruction until its first moments are over, and `noteForkWorkingSet` is to be called.
+    package static let settlingTimeInMilliseconds: UInt64 = 1_000
 
-    /// Notes what a machine that was forked has written until now. It may run meanwhile.
+    /// Notes what a machine that was forked has written until now; of any other nothing. It may run meanwhile.
     package func noteForkWorkingSet() {
         // Where it cannot be told, nothing is copied beforehand.
         guard let set = setToNote, let pages = try? memory.pages(.exclusive) else { return }
