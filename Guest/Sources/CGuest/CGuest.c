@@ -65,7 +65,7 @@ long guest_pending(int descriptor) {
 }
 long guest_change_owner(int descriptor, uint32_t user, uint32_t group) { return result(fchown(descriptor, user, group)); }
 long guest_is_open(int descriptor) { return result(fcntl(descriptor, F_GETFD)); }
-long guest_create_flags(void) { return O_CREAT | O_TRUNC | O_NOFOLLOW; }
+long guest_create_flags(void) { return O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK; }
 long guest_nonblocking_flag(void) { return O_NONBLOCK; }
 
 // MARK: Events

@@ -76,7 +76,8 @@ enum System {
         return Array(names[..<used]).parts(separatedBy: 0).filter { !$0.isEmpty && $0[0] != UInt8(ascii: ".") }
     }
 
-    /// Makes the file anew; a symbolic link in its place is replaced, not followed.
+    /// Makes the file anew; a symbolic link in its place is replaced, not followed, and so is a named pipe that nobody
+    /// reads.
     static func write(_ bytes: [UInt8], to path: [UInt8]) throws(SystemFailure) {
         let name = System.path(path)
         let flags = Int32(guest_create_flags()) | guest_write_only
