@@ -8,6 +8,7 @@ package import GuestProtocol
 ///         └──refused──▶ ended     └──refused──▶ ended
 ///
 /// One that starts at once may go from `requested` to `running`.
+///
 /// Illegal, and thrown as a violation: output before `accepted`, output out of order or beyond the credit given, output
 /// after its end, a payload that cannot be read, a kind that only this side sends. A frame of another session, of an
 /// unknown kind, or after the end is skipped.

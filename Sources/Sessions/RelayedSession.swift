@@ -8,6 +8,7 @@ internal import GuestProtocol
 ///         └──────────refused──────┴───────────────┴────────────────────────────────────▶ ended
 ///
 /// One that starts at once may go from `requested` to `running`.
+///
 /// Credit is end to end: the relay passes it on and only sees to it that nobody sends more than was granted, and that
 /// nobody grants more than one window. So what waits in the relay for one session is at most one window a stream.
 struct RelayedSession {

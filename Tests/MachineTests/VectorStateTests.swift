@@ -140,20 +140,12 @@ private struct VectorGuest: ~Copyable {
         try vcpu.setCPUID(host.cpuid)
         try vcpu.enableExtendedStates(host.cpuid)
         var special = try vcpu.specialRegisters()
-        var data = kvm_segment()
-        data.limit = 0xffff_ffff
-        data.selector = 0x2b
-        data.type = 3
-        data.present = 1
+        var data = kvm_segment(flat: true, code: false)
         data.dpl = 3
-        data.db = 1
-        data.s = 1
-        data.g = 1
-        var code = data
-        code.selector = 0x33
-        code.type = 11
-        code.db = 0
-        code.l = 1
+        data.selector |= 3
+        var code = kvm_segment(flat: true, code: true)
+        code.dpl = 3
+        code.selector |= 3
         (special.cs, special.ds, special.es, special.ss) = (code, data, data, data)
         (special.fs, special.gs) = (data, data)
         special.cr3 = UInt64(Self.tables)

@@ -73,36 +73,12 @@ extension Agent {
     /// is done without a process of its own, which would take longer than what it does.
     private func rewriteFiles(_ identity: Identity) throws(SystemFailure) {
         let own = try System.open(text("/proc/self/ns/mnt"), guest_read_only)
-        let main = Descriptor(
-            Int32(try System.check(guest_process_descriptor(mainProcess), "open the main process")))
+        let main = try openMainProcess()
         try System.check(guest_enter(main.raw, guest_new_mounts), "enter the container")
         defer {
             if guest_enter(own.raw, guest_new_mounts) < 0 { fail(text("cannot leave the container's mounts")) }
         }
         try Container.rename(identity)
-    }
-
-    /// Does something among the files of the container that runs, in a process of its own.
-    func changeContainer(_ body: () throws(SystemFailure) -> Void) throws(SystemFailure) {
-        let main = Descriptor(
-            Int32(try System.check(guest_process_descriptor(mainProcess), "open the main process")))
-        let process = try fork(main, ownsNamespace: false, group: nil)
-        if process == 0 {
-            guard guest_enter(main.raw, guest_new_mounts) >= 0 else { guest_exit(1) }
-            do throws(SystemFailure) {
-                try body()
-            } catch {
-                System.say(error.message)
-                guest_exit(1)
-            }
-            guest_exit(0)
-        }
-        hasChildren = true
-        var status: Int32 = 0
-        guard guest_reap_within(Int32(process), 5_000, &status) > 0, status == 0 else {
-            _ = guest_kill(Int32(process), Power.kill)
-            throw SystemFailure(call: "rewrite the files of", subject: text("the container"), code: guest_ecanceled)
-        }
     }
 
     func step(

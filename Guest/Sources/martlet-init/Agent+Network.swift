@@ -58,4 +58,26 @@ extension Agent {
             throw error
         }
     }
+
+    /// Does something among the files of the container that runs, in a process of its own.
+    private func changeContainer(_ body: () throws(SystemFailure) -> Void) throws(SystemFailure) {
+        let main = try openMainProcess()
+        let process = try fork(main, ownsNamespace: false, group: nil)
+        if process == 0 {
+            guard guest_enter(main.raw, guest_new_mounts) >= 0 else { guest_exit(1) }
+            do throws(SystemFailure) {
+                try body()
+            } catch {
+                System.say(error.message)
+                guest_exit(1)
+            }
+            guest_exit(0)
+        }
+        hasChildren = true
+        var status: Int32 = 0
+        guard guest_reap_within(Int32(process), 5_000, &status) > 0, status == 0 else {
+            _ = guest_kill(Int32(process), Power.kill)
+            throw SystemFailure(call: "rewrite the files of", subject: text("the container"), code: guest_ecanceled)
+        }
+    }
 }

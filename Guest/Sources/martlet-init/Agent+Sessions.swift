@@ -33,8 +33,7 @@ extension Agent {
             if let container, request.isMain {
                 root = .container(container)
             } else {
-                let main = Descriptor(
-                    Int32(try System.check(guest_process_descriptor(mainProcess), "open the main process")))
+                let main = try openMainProcess()
                 root = .joined(main.raw)
                 joined = main
             }
@@ -57,6 +56,11 @@ extension Agent {
         try watch(output.reading, guest_readable, SessionDescriptor.output.token(session))
         try watch(errors.reading, guest_readable, SessionDescriptor.errors.token(session))
         if let input { try watch(input.writing, guest_writable, SessionDescriptor.input.token(session)) }
+    }
+
+    /// The container's, to enter its namespaces by.
+    func openMainProcess() throws(SystemFailure) -> Descriptor {
+        Descriptor(Int32(try System.check(guest_process_descriptor(mainProcess), "open the main process")))
     }
 
     /// A process can be moved into another process namespace only at its birth, by what its parent is set to.

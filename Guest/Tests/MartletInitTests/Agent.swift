@@ -196,6 +196,13 @@ extension Agent {
         return outcome
     }
 
+    /// Skips what comes before a process's end.
+    func awaitExit() throws -> ExitReport? {
+        var frame = try next()
+        while frame.kind != .exited { frame = try next() }
+        return ExitReport(frame.payload)
+    }
+
     func run(_ arguments: String..., user: String = "", directory: String = "") throws -> Outcome {
         try run(Agent.request(arguments, directory: directory, user: user))
     }

@@ -138,12 +138,7 @@ import Wire
         #expect(try agent.next().kind == .accepted)
         agent.send(Frame(.go, session: 1))
         #expect(try agent.next().kind == .started)
-        while true {
-            let frame = try agent.next()
-            guard frame.kind == .exited else { continue }
-            #expect(ExitReport(frame.payload)?.code == 15)
-            break
-        }
+        #expect(try agent.awaitExit()?.code == 15)
     }
 
     @Test func hangUpEndsTheGroup() throws {
@@ -194,12 +189,7 @@ import Wire
         agent.send(Frame(.request, session: 1, payload: request.payload))
         agent.send(Frame(.signal, session: 1, payload: NumberMessage(15).payload))
         #expect(try agent.next().kind == .started)
-        while true {
-            let frame = try agent.next()
-            guard frame.kind == .exited else { continue }
-            #expect(ExitReport(frame.payload)?.code == 15)
-            break
-        }
+        #expect(try agent.awaitExit()?.code == 15)
         agent.send(Frame(.request, session: 2, payload: request.payload))
         agent.send(Frame(.hangUp, session: 2))
         var last = try agent.next(of: 2)

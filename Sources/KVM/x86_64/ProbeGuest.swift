@@ -117,7 +117,7 @@ enum ProbeGuest {
 
 extension kvm_segment {
     /// A segment over the whole address space: 64-bit code, or data.
-    fileprivate init(flat: Bool, code: Bool) {
+    init(flat: Bool, code: Bool) {
         self.init()
         limit = 0xffff_ffff
         selector = code ? 0x08 : 0x10
