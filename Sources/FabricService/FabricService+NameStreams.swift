@@ -155,11 +155,15 @@ extension FabricService {
                 foreign: foreignNames, turn: names.turn, overTCP: true, to: &bytes, at: 0)
         }
         switch outcome {
-        case .answered(let length): stream.write(Array(output[..<length]), now: now)
+        case .answered(let length):
+            let reply = output.span.extracting(..<length)
+            let question = message.span
+            port.deniedNames.note(unsafe question.bytes, reply: unsafe reply.bytes, now: now)
+            stream.write(Array(output[..<length]), now: now)
         case .ignored: router.countDrop(.notForUs, at: target)
         case .forward:
             let question = message.span
-            guard mayAsk(unsafe question.bytes, port) else {
+            guard mayAsk(unsafe question.bytes, port, now: now) else {
                 var length: Int?
                 do {
                     var space = output.mutableSpan

@@ -27,6 +27,7 @@ final class MachinePort {
     var hasHostAccess = false
     /// What it asks other networks' name servers for; nil where it is in no other network.
     var elsewhere: NamesElsewhere?
+    var deniedNames = DeniedNames()
     /// By which it may publish ports of its own.
     var token: String?
     var published: [PublishedPorts] = []

@@ -132,6 +132,14 @@ package struct DNSName: Sendable {
         return true
     }
 
+    /// Whether this is the other name, or that name with more labels behind it, as a resolver puts a search domain there.
+    package func begins(with other: DNSName) -> Bool {
+        guard count >= other.count else { return false }
+        // A label's length is compared before its bytes, so that no label is taken for the beginning of a longer one.
+        for index in 0..<(other.count - 1) where storage[index] != other.storage[index] { return false }
+        return true
+    }
+
     /// This name below another one; nil where that is too long.
     package func appending(_ other: DNSName) -> DNSName? {
         guard count - 1 + other.count <= DNSName.limit else { return nil }

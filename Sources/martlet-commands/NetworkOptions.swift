@@ -21,7 +21,7 @@ struct NetworkOptions: ParsableArguments {
     @OptionGroup var addresses: AddressOptions
     @Option(help: ArgumentHelp("Ask this server for names instead of the network's.", valueName: "address"))
     var dns: [String] = []
-    @Option(help: ArgumentHelp("Look for names in this domain too.", valueName: "domain"))
+    @Option(help: ArgumentHelp("Look for names in this domain too, after the network's own.", valueName: "domain"))
     var dnsSearch: [String] = []
     @Option(help: ArgumentHelp("Add a line to /etc/hosts.", valueName: "host:address"))
     var addHost: [String] = []

@@ -52,6 +52,13 @@ import Wire
         try stream.ask(["db.red", "x.sub.example"])
         for _ in 0..<2 { #expect(addresses(try #require(try stream.answer())) == (DNSCode.noSuchName, [])) }
         try expectDenied([])
+        // With a search domain of the machine's behind it, too.
+        for name in ["db.red.example.com", "x.sub.example.example.com"] {
+            #expect(addresses(try a.resolve(name)) == (DNSCode.noSuchName, []), "\(name)")
+        }
+        try stream.ask(["db.red.example.com"])
+        #expect(addresses(try #require(try stream.answer())) == (DNSCode.noSuchName, []))
+        try expectDenied([])
         guard case .inspected(let state) = try client.ask(.inspect) else {
             Issue.record("no inspection")
             return

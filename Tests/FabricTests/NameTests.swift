@@ -204,6 +204,35 @@ func read(_ message: [UInt8]) -> (code: UInt8, isTruncated: Bool, data: [String]
         #expect(!foreign.own(DNSName()))
     }
 
+    /// A name that was denied is covered with search domains behind it, for a while and of the last ones; no other is.
+    @Test func deniedNames() throws {
+        let bench = try Bench()
+        let foreign = ForeignNames([.init(domain: name("red"))])
+        var denied = DeniedNames()
+        func note(_ text: String, at now: UInt64) {
+            let message = query(text)
+            let (_, answer) = ask(bench, message, foreign: foreign)
+            reading(message) { question in reading(answer) { denied.note(question, reply: $0, now: now) } }
+        }
+        func covers(_ text: String, at now: UInt64) -> Bool { reading(query(text)) { denied.cover($0, now: now) } }
+        for text in ["db.red", "nobody.blue", "b.blue", "nobody", "b"] { note(text, at: 0) }
+        for (text, isCovered) in [
+            ("db.red.example.com", true), ("DB.Red.x", true), ("db.red", false), ("nobody.blue.example.com", true),
+            ("db.redder.example.com", false), ("x.db.red.example.com", false), ("db.example.com", false),
+            // Those that are there, and those of one label.
+            ("b.blue.example.com", false), ("nobody.example.com", false), ("b.example.com", false),
+        ] {
+            #expect(covers(text, at: 1) == isCovered, "\(text)")
+        }
+        let end = UInt64(NameServer.negativeTimeToLive) * 1_000_000_000
+        #expect(covers("db.red.x", at: end - 1) && !covers("db.red.x", at: end))
+        // Asked once more, it is kept longer, in one place.
+        for _ in 0..<(2 * DeniedNames.limit) { note("db.red", at: end / 2) }
+        #expect(covers("db.red.x", at: end) && covers("nobody.blue.x", at: end - 1))
+        for index in 0..<DeniedNames.limit { note("n\(index).red", at: end) }
+        #expect(!covers("db.red.x", at: end) && covers("n0.red.x", at: end) && covers("n7.red.x", at: end))
+    }
+
     /// All that share an alias are told, another one first each time.
     @Test func aSharedAlias() throws {
         let bench = try Bench()

@@ -11,6 +11,8 @@ import Testing
         #expect(name.array == [2, 100, 98, 7] + Array("example".utf8) + [3] + Array("net".utf8) + [0])
         let net = try #require(DNSName("net"))
         #expect(name.isWithin(net) && name.isWithin(name) && name.isWithin(DNSName()) && !net.isWithin(name))
+        #expect(name.begins(with: name) && name.begins(with: DNSName()) && !name.begins(with: net))
+        #expect(!net.begins(with: name))
         #expect(!(try #require(DNSName("dbnet"))).isWithin(net))
         #expect(name.dropping(2) == net)
         #expect(DNSName("db")?.appending(try #require(DNSName("example.net"))) == name)

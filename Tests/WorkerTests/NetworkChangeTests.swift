@@ -155,10 +155,10 @@ private func place(_ number: UInt8, internal isInternal: Bool = false, subnet: U
         own.wish.searchDomains = ["example.org"]
         own.wish.hosts = ["192.0.2.1\tone"]
         var all = networks([own, place(2)])
-        #expect(text(all.resolvConf) == "search example.org net1 net2\nnameserver 192.0.2.53\n")
+        #expect(text(all.resolvConf) == "search net1 net2 example.org\nnameserver 192.0.2.53\n")
         // What was asked for stays when the network goes that it was written down with.
         all.places.removeFirst()
-        #expect(text(all.resolvConf) == "search example.org net2\nnameserver 192.0.2.53\n")
+        #expect(text(all.resolvConf) == "search net2 example.org\nnameserver 192.0.2.53\n")
         #expect(all.hosts(hostname: "h") == "10.2.0.9\th\n192.0.2.1\tone\n")
         #expect(all.wishes.first?.nameServers == ["192.0.2.53"] && all.wishes.first?.hosts == own.wish.hosts)
     }

@@ -75,7 +75,8 @@ package struct MachineNetworks: Sendable {
             let order = places.indices.filter { $0 != leader } + [leader]
             servers = order.compactMap { places[$0].endpoint.nameServers.first }
         }
-        let search = preferences.searchDomains + places.flatMap(\.endpoint.searchDomains)
+        // The networks' own first: what is there is not asked for in a domain outside.
+        let search = places.flatMap(\.endpoint.searchDomains) + preferences.searchDomains
         var text = search.isEmpty ? "" : "search \(search.joined(separator: " "))\n"
         for server in servers { text += "nameserver \(server)\n" }
         return Array(text.utf8)
