@@ -317,16 +317,8 @@ extension Supervisor {
         if let guest, !guest.isLost { _ = guest.receive(turns: .max) { takeFromGuest($0) } }
         readStatus()
         let reason = monitor.reap()
-        feed(.monitorEnded(lastWords.map { "\(reason); the last that its console says is: \($0)" } ?? reason))
-    }
-
-    /// What the guest's init, or else its kernel, said last on the console; why a machine could not be is often there.
-    private var lastWords: String? {
-        guard let bytes = try? Files.readEnd(MachineFile.console, limit: 4096) else { return nil }
-        let lines = String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isNewline)
-            .filter { !$0.contains("reboot: ") }
-        let line = lines.last { $0.contains("martlet-init: ") } ?? lines.last
-        return line.map { printable(Array($0.utf8), limit: 200) }
+        let console = (try? Files.readEnd(MachineFile.console, limit: ConsoleWords.limit)) ?? []
+        feed(.monitorEnded(reason + ConsoleWords(console).text))
     }
 }
 
