@@ -53,6 +53,15 @@ internal import Glibc
         guard unsafe madvise(start, count, advice) == 0 else { throw SystemError("madvise") }
     }
 
+    /// Makes a part, of whole pages, a mapping of its own in the kernel's eyes. Mappings side by side are one unless they are
+    /// used in different ways; the difference here is that the part is left out of a core dump.
+    /// - Returns: whether it is.
+    package borrowing func setApart(_ range: Range<UInt64>) -> Bool {
+        precondition(range.upperBound <= UInt64(count))
+        let length = Int(range.upperBound - range.lowerBound)
+        return unsafe madvise(start + Int(range.lowerBound), length, MADV_DONTDUMP) == 0
+    }
+
     /// Has pages there before they are touched (MADV_POPULATE_READ, MADV_POPULATE_WRITE).
     /// - Parameters:
     ///   - range: of whole pages, within the mapping.

@@ -32,6 +32,9 @@ package import Platform
     /// zero. Written before the guest runs only.
     package private(set) var mappedFiles: [Range<UInt64>] = []
 
+    /// What is mapped apart from the rest, by offset in the backing mapping. Written before the guest runs only.
+    package private(set) var rangesApart: [Range<UInt64>] = []
+
     private let mapping: MemoryMapping
     // The first region again: nearly every access is in it.
     private let firstStart: UInt64
@@ -88,6 +91,14 @@ package import Platform
     ///   - writing: as if they were written: a private mapping has copies of its own then.
     package func populate(_ range: Range<UInt64>, writing: Bool) throws(SystemError) {
         try mapping.populate(range, writing: writing)
+    }
+
+    /// Has ranges that are not expected to be written as mappings of their own. A fork of the process copies the page tables
+    /// of a private mapping only if some of its pages were written, and takes all of the mapping from the guests that have
+    /// it then (Linux, mm/memory.c, `vma_needs_copy`); of these it leaves everything as it is.
+    /// - Parameter ranges: of whole pages, by offset in the backing mapping, of which nothing was touched yet.
+    package func mapApart(_ ranges: [Range<UInt64>]) {
+        for range in ranges where mapping.setApart(range) { rangesApart.append(range) }
     }
 
     /// A part of a file was mapped over a range, which lies in one region.

@@ -6,6 +6,7 @@ import MachineAPI
 import Platform
 import TestSupport
 import Testing
+import Virtio
 import Wire
 
 @testable import Machine
@@ -86,6 +87,53 @@ import Wire
         }
         overrides.serial?.limit = RateLimit.Bucket(size: 5, refillTime: 6)
         #expect(try overrides.apply(to: saved).serial.limit == RateLimit.Bucket(size: 5, refillTime: 6))
+    }
+}
+
+@Suite struct MappedApartTests {
+    /// A fork leaves what was mapped apart as it is, so that a child has none of it in its page tables, until something is
+    /// written there.
+    @Test func aForkDoesNotCopyIt() throws {
+        let file = try Descriptor.memoryFile("apart")
+        let size: UInt64 = 8 << 20
+        var generator = SeededGenerator(3)
+        try file.writeAll(generator.bytes(Int(size)))
+        let memory = GuestMemory(
+            try MemoryMapping(count: Int(size), file: file.raw, shared: false), ranges: [0..<size])
+        let apart: Range<UInt64> = 2 << 20..<4 << 20
+        memory.mapApart([apart])
+        #expect(memory.rangesApart == [apart] && memory.rangesUnwritten == [apart])
+        try memory.populate(0..<size, writing: false)
+        try memory.write([1], at: 0)
+        try memory.write([1], at: 5 << 20)
+
+        /// In the page tables of a child that touches nothing.
+        func pagesOfChild() throws -> UInt64 {
+            let child = clinux_fork()
+            if child == 0 {
+                alarm(60)
+                while true { pause() }
+            }
+            defer {
+                kill(child, SIGKILL)
+                var code: Int32 = 0
+                var signaled = false
+                #expect(unsafe clinux_wait(child, false, &code, &signaled) == 1)
+            }
+            let pagemap = try Descriptor.open("/proc/\(child)/pagemap", .readOnly)
+            let start = unsafe UInt64(
+                UInt(bitPattern: memory.bytes(offset: apart.lowerBound, count: 0).baseAddress))
+            var next: UInt64 = 0
+            var stretches = [clinux_stretch](repeating: clinux_stretch(), count: 64)
+            let count = unsafe clinux_mapped_pages(pagemap.raw, start, start + (2 << 20), &stretches, 64, &next)
+            try #require(count >= 0 && next == start + (2 << 20))
+            return stretches.prefix(count).reduce(0) { $0 + ($1.end - $1.start) / 4096 }
+        }
+        #expect(try pagesOfChild() == 0)
+        #expect(memory.rangesUnwritten == [apart])
+        try memory.write([1], at: 3 << 20)
+        #expect(memory.rangesUnwritten == [])
+        #expect(try pagesOfChild() == 511)
     }
 }
 

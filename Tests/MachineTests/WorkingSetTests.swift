@@ -63,6 +63,50 @@ import Wire
         #expect(WorkingSet(joining: []) == nil)
     }
 
+    /// What is only read is found in whole units of 2 MiB, wherever enough is read and nothing written; and what is left
+    /// without some ranges has all the other pages, as they were.
+    @Test(arguments: 0..<UInt64(fuzzRounds(50))) func whatIsOnlyReadIsFound(seed: UInt64) {
+        var generator = SeededGenerator(seed)
+        var set = Self.random(&generator)
+        if Bool.random(using: &generator) {
+            set = Self.set(set.stretches.filter { !$0.isWritten || Int.random(in: 0..<4, using: &generator) == 0 })
+        }
+        func pages(_ set: WorkingSet, isWritten: Bool) -> Set<UInt64> {
+            Set(
+                set.stretches.filter { $0.isWritten == isWritten }
+                    .flatMap { $0.range.lowerBound / 4096..<$0.range.upperBound / 4096 })
+        }
+        let (read, written) = (pages(set, isWritten: false), pages(set, isWritten: true))
+        let ranges = set.rangesOnlyRead
+        #expect(ranges.count <= 8)
+        var found: Set<UInt64> = []
+        for range in ranges {
+            #expect(range.lowerBound % (2 << 20) == 0 && range.upperBound % (2 << 20) == 0 && !range.isEmpty)
+            let inside = Set(range.lowerBound / 4096..<range.upperBound / 4096)
+            #expect(inside.isDisjoint(with: written) && inside.isDisjoint(with: found))
+            #expect(inside.intersection(read).count >= 64)
+            found.formUnion(inside)
+        }
+        // There is none besides, unless there are too many.
+        if ranges.count < 8 {
+            var run: [UInt64] = []
+            func check() { #expect(run.filter(read.contains).count < 64 || run.allSatisfy(found.contains)) }
+            for unit in 0..<Self.size / (2 << 20) {
+                let inside = Array(unit * 512..<(unit + 1) * 512)
+                if written.isDisjoint(with: inside) {
+                    run += inside
+                } else {
+                    check()
+                    run = []
+                }
+            }
+            check()
+        }
+        let rest = set.outside(ranges)
+        #expect(pages(rest, isWritten: false) == read.subtracting(found) && pages(rest, isWritten: true) == written)
+        #expect(set.outside([]) == set && set.outside([0..<Self.size]).stretches == [])
+    }
+
     /// Any flipped bit, any missing end: nothing is read from it.
     @Test func damageIsNoticed() {
         var generator = SeededGenerator(5)

@@ -16,7 +16,8 @@ enum PageKind {
 
 extension GuestMemory {
     /// By offset; ascending, apart.
-    func pages(_ kind: PageKind) throws(SystemError) -> [Range<UInt64>] {
+    /// - Parameter part: where to look; nil for everywhere.
+    func pages(_ kind: PageKind, in part: Range<UInt64>? = nil) throws(SystemError) -> [Range<UInt64>] {
         let pagemap = try Descriptor.open("/proc/self/pagemap", .readOnly)
         let find =
             switch kind {
@@ -25,9 +26,9 @@ extension GuestMemory {
             case .exclusive: unsafe clinux_exclusive_pages
             }
         let start = unsafe UInt64(UInt(bitPattern: bytes(offset: 0, count: 0).baseAddress))
-        let end = start + byteCount
+        let end = start + (part?.upperBound ?? byteCount)
         var result: [Range<UInt64>] = []
-        var position = start
+        var position = start + (part?.lowerBound ?? 0)
         var stretches = [clinux_stretch](repeating: clinux_stretch(), count: 64)
         while position < end {
             var next = end
@@ -39,5 +40,13 @@ extension GuestMemory {
             position = next
         }
         return result
+    }
+
+    /// Those of the ranges apart in which nothing was written.
+    var rangesUnwritten: [Range<UInt64>] {
+        rangesApart.filter { range in
+            let own = try? pages(.own, in: range)
+            return own?.isEmpty ?? false
+        }
     }
 }

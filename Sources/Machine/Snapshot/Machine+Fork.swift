@@ -97,10 +97,10 @@ extension Machine {
                     }
                 }
                 pause.forksInNanoseconds = monotonicNanoseconds() - forkStart
-                // The fork took the guest's page tables from it.
+                // The fork took the guest's page tables from it, but for what is as it was mapped.
                 if wasRunning {
                     firstWrites?.populate(memory, isWritten: true)
-                    if let firstTouched { prefault(firstTouched) }
+                    if let firstTouched { prefault(firstTouched.outside(memory.rangesUnwritten)) }
                 }
             } catch {
                 copies.remove()

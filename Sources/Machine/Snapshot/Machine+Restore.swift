@@ -40,7 +40,10 @@ extension Machine {
         // Pages of the pool are all there.
         if let path = request.workingSetPath, memory.pageSize == 4096 {
             workingSet = WorkingSet.load(path, of: state) { observer.log(.warning, $0) }
-            workingSet?.populate(memory, isWritten: true)
+            if let workingSet {
+                memory.mapApart(workingSet.rangesOnlyRead)
+                workingSet.populate(memory, isWritten: true)
+            }
         }
         // It is about to be recorded.
         let isRecorded = request.workingSetPath != nil && workingSet == nil && memory.pageSize == 4096

@@ -23,6 +23,12 @@ struct WorkingSet: Equatable, Sendable {
     /// What is had beforehand at the most: more would delay a restore by more than it saves.
     static let byteLimit: UInt64 = 128 << 20
 
+    /// What one page table is for, in bytes.
+    private static let unit: UInt64 = 2 << 20
+    /// Of a range that is only read, in bytes: what less is read of is not worth a mapping.
+    private static let leastRead: UInt64 = 256 << 10
+    private static let rangeLimit = 8
+
     let identifier: SnapshotIdentifier
     let memorySize: UInt64
     /// Ascending, apart.
@@ -48,6 +54,49 @@ struct WorkingSet: Equatable, Sendable {
             rest -= stretch.range.upperBound - start
             position = stretch.range.upperBound
         }
+    }
+
+    /// Where much is read and nothing written, such as in a kernel's code: ranges of whole units of 2 MiB, each of one
+    /// page table; those of which the most is read.
+    var rangesOnlyRead: [Range<UInt64>] {
+        var ranges: [(range: Range<UInt64>, read: UInt64)] = []
+        var start: UInt64 = 0
+        func endRange(at end: UInt64) {
+            let first = (start + Self.unit - 1) / Self.unit * Self.unit
+            let last = end / Self.unit * Self.unit
+            guard first < last else { return }
+            let read = stretches.reduce(0 as UInt64) { sum, stretch in
+                let part = stretch.range.clamped(to: first..<last)
+                return sum + part.upperBound - part.lowerBound
+            }
+            if read >= Self.leastRead { ranges.append((first..<last, read)) }
+        }
+        for stretch in stretches where stretch.isWritten {
+            endRange(at: stretch.range.lowerBound)
+            start = stretch.range.upperBound
+        }
+        endRange(at: memorySize)
+        return ranges.sorted { $0.read > $1.read }.prefix(Self.rangeLimit).map(\.range)
+    }
+
+    /// What is outside of some ranges.
+    func outside(_ ranges: [Range<UInt64>]) -> WorkingSet {
+        guard !ranges.isEmpty else { return self }
+        let sorted = ranges.sorted { $0.lowerBound < $1.lowerBound }
+        var rest: [Stretch] = []
+        for stretch in stretches {
+            var position = stretch.range.lowerBound
+            for range in sorted where range.overlaps(position..<stretch.range.upperBound) {
+                if range.lowerBound > position {
+                    rest.append(Stretch(range: position..<range.lowerBound, isWritten: stretch.isWritten))
+                }
+                position = min(range.upperBound, stretch.range.upperBound)
+            }
+            if position < stretch.range.upperBound {
+                rest.append(Stretch(range: position..<stretch.range.upperBound, isWritten: stretch.isWritten))
+            }
+        }
+        return WorkingSet(identifier: identifier, memorySize: memorySize, stretches: rest)
     }
 
     /// All that is in any of some sets of one memory; nil of none. It has the first one's identifier.
