@@ -136,11 +136,10 @@ package struct MonitorProcess: ~Copyable {
             case .peer: nil
             }
         if let end, end.reason != "internal-error" {
-            let detail = Self.lastLine(of: MachineFile.console, containing: "Kernel panic") ?? end.detail
             let what = Self.descriptions.first { $0.word == end.reason }?.text ?? "the machine ended (\(end.reason))"
-            return detail.map { "\(what): \($0)" } ?? what
+            return end.detail.map { "\(what): \($0)" } ?? what
         }
-        if let text = Self.lastLine(of: MachineFile.diagnostics) { return text }
+        if let text = Self.lastDiagnostic { return text }
         switch status {
         case .exited(let code): return "the monitor ended with status \(code) before the container did"
         case .signaled(let signal): return "the monitor was ended by \(SignalName.text(signal))"
@@ -155,16 +154,9 @@ package struct MonitorProcess: ~Copyable {
         ("panic", "the guest's kernel panicked"), ("killed", "the monitor was told to end"),
     ]
 
-    private static func lastLine(of path: String, containing text: String = "") -> String? {
-        guard let file = try? Descriptor.open(path, .readOnly), let size = try? file.size() else { return nil }
-        // The end of it is enough; a guest may have written much.
-        var bytes = [UInt8](repeating: 0, count: Int(min(size, 65_536)))
-        let start = size - UInt64(bytes.count)
-        guard let count = unsafe bytes.withUnsafeMutableBytes({ unsafe try? file.readFully(into: $0, at: start) })
-        else {
-            return nil
-        }
-        let lines = bytes[..<count].split { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }
-        return lines.map { printable(Array($0)) }.last { text.isEmpty || $0.contains(text) }
+    private static var lastDiagnostic: String? {
+        let bytes = try? Files.readEnd(MachineFile.diagnostics, limit: 65_536)
+        let lines = bytes?.split { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }
+        return lines?.last.map { printable(Array($0)) }
     }
 }

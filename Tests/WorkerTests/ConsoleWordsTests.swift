@@ -18,13 +18,12 @@ import Testing
         #expect(text(String(repeating: "x", count: 5_000)).utf8.count < 300)
     }
 
-    /// The reason has the panic's own line; what led to it is added.
-    @Test func whatWentWrongBeforeAPanic() {
-        let panic = "[ 1.4] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009\n[ 1.4] ---[ end\n"
-        #expect(text("quiet\n" + panic) == "")
+    @Test func whyAKernelPanicked() {
+        let panic = "[ 1.4] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009"
+        #expect(text("quiet\n\(panic)\n[ 1.4] reboot: Rebooting\n") == ": \(panic)")
         #expect(
-            text("[ 1.3] BUG: unable to handle page fault for address: 8\n[ 1.3] #PF: supervisor read\n" + panic)
-                == "; before that: [ 1.3] BUG: unable to handle page fault for address: 8")
-        #expect(text("martlet-init: cannot mount\n" + panic) == "; before that: martlet-init: cannot mount")
+            text("[ 1.3] BUG: unable to handle page fault for address: 8\n[ 1.3] #PF: supervisor read\n\(panic)\n")
+                == ": \(panic); before that: [ 1.3] BUG: unable to handle page fault for address: 8")
+        #expect(text("martlet-init: cannot mount\n\(panic)\n") == ": \(panic); before that: martlet-init: cannot mount")
     }
 }

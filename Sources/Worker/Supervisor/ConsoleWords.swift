@@ -4,8 +4,8 @@ internal import Platform
 
 /// What the end of a machine's console adds to the reason why the machine ended. The guest writes there what it likes.
 struct ConsoleWords {
-    /// How much of the console's end is looked at, in bytes: a kernel that fails tells its registers and who called whom.
-    static let limit = 16_384
+    /// How much of the console's end is looked at, in bytes; a guest may have written much.
+    static let limit = 65_536
 
     private let lines: [Substring]
 
@@ -14,12 +14,13 @@ struct ConsoleWords {
             .filter { !$0.contains("reboot: ") }
     }
 
-    /// Empty, or to be put behind the reason: of a kernel that panicked, which says why in the reason, what went wrong before
-    /// that; else what init, or the kernel, said last.
+    /// Empty, or to be put behind the reason: of a kernel that panicked why it did, and what went wrong before that; else what
+    /// init, or the kernel, said last.
     var text: String {
-        if let panic = lines.firstIndex(where: { $0.contains("Kernel panic") }) {
+        if let panic = lines.lastIndex(where: { $0.contains("Kernel panic") }) {
             let trouble = lines[..<panic].first { line in Self.troubles.contains { line.contains($0) } }
-            return trouble.map { "; before that: \(Self.printed($0))" } ?? ""
+            return ": " + printable(Array(lines[panic].utf8))
+                + (trouble.map { "; before that: \(Self.printed($0))" } ?? "")
         }
         let line = lines.last { $0.contains(Self.fromInit) } ?? lines.last
         return line.map { "; the last that its console says is: \(Self.printed($0))" } ?? ""
