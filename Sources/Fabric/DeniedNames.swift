@@ -19,24 +19,16 @@ package struct DeniedNames: Sendable {
 
     package init() {}
 
-    /// - Parameters:
-    ///   - question: what was asked.
-    ///   - reply: what was answered, by this network's own right.
-    package mutating func note(_ question: RawSpan, reply: RawSpan, now: UInt64) {
-        guard let answer = DNSView(reply), answer.code == DNSCode.noSuchName, let asked = DNSView(question) else {
-            return
-        }
-        let name = asked.question.name
+    mutating func note(_ name: DNSName, now: UInt64) {
         guard name.labelCount > 1 else { return }
         entries.removeAll { $0.end <= now || $0.name == name }
         if entries.count == Self.limit { entries.removeFirst() }
         entries.append(Entry(name: name, end: now &+ UInt64(NameServer.negativeTimeToLive) &* 1_000_000_000))
     }
 
-    /// Whether a question is for one of them with more labels behind it. Whether the name alone is to be asked for is
-    /// another matter: its network may have gone.
-    package func cover(_ question: RawSpan, now: UInt64) -> Bool {
-        guard !entries.isEmpty, let name = DNSView(question)?.question.name else { return false }
-        return entries.contains { $0.end > now && name != $0.name && name.begins(with: $0.name) }
+    /// Whether a name is one of them with more labels behind it. Whether one of them alone is to be asked for is another
+    /// matter: its network may have gone.
+    func cover(_ name: DNSName, now: UInt64) -> Bool {
+        entries.contains { $0.end > now && name != $0.name && name.begins(with: $0.name) }
     }
 }

@@ -27,11 +27,13 @@ package enum NameServer {
     ///   - message: the query.
     ///   - elsewhere: what other name servers the machine has that asks; nil where this is its only one.
     ///   - foreign: the user's other networks; what is theirs does not exist for a machine that is in none of them.
+    ///   - denied: what the machine that asks was told does not exist; what it is told now is noted.
+    ///   - now: in nanoseconds.
     ///   - turn: counts the questions: machines that share an alias are told in another order each time.
     ///   - overTCP: an answer has up to 65,535 bytes; over UDP as many as the client takes.
     package static func answer(
         _ message: RawSpan, network: Int, table: EndpointTable, elsewhere: NamesElsewhere? = nil,
-        foreign: ForeignNames = ForeignNames(), turn: Int = 0, overTCP: Bool,
+        foreign: ForeignNames = ForeignNames(), denied: inout DeniedNames, now: UInt64, turn: Int = 0, overTCP: Bool,
         to bytes: inout MutableRawSpan, at offset: Int
     ) -> NameOutcome {
         guard let query = DNSView(message), !query.isResponse, network < table.networks.count else { return .ignored }
@@ -52,9 +54,12 @@ package enum NameServer {
         // Zone transfers are for nobody.
         guard question.type != 251, question.type != 252 else { return refuse(DNSCode.refused, &bytes) }
 
-        let found = resolve(question, network, table, elsewhere, foreign, turn)
+        var found = resolve(question, network, table, elsewhere, foreign, turn)
         switch found {
-        case .elsewhere: return .forward
+        case .elsewhere:
+            guard denied.cover(question.name, now: now) else { return .forward }
+            found = .missing
+        case .missing: denied.note(question.name, now: now)
         case .anotherServer: return refuse(DNSCode.refused, &bytes)
         default: break
         }

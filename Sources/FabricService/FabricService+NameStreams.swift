@@ -152,18 +152,15 @@ extension FabricService {
             names.turn &+= 1
             outcome = NameServer.answer(
                 unsafe question.bytes, network: 0, table: state.table, elsewhere: port.elsewhere,
-                foreign: foreignNames, turn: names.turn, overTCP: true, to: &bytes, at: 0)
+                foreign: foreignNames, denied: &port.deniedNames, now: now, turn: names.turn, overTCP: true, to: &bytes,
+                at: 0)
         }
         switch outcome {
-        case .answered(let length):
-            let reply = output.span.extracting(..<length)
-            let question = message.span
-            port.deniedNames.note(unsafe question.bytes, reply: unsafe reply.bytes, now: now)
-            stream.write(Array(output[..<length]), now: now)
+        case .answered(let length): stream.write(Array(output[..<length]), now: now)
         case .ignored: router.countDrop(.notForUs, at: target)
         case .forward:
             let question = message.span
-            guard mayAsk(unsafe question.bytes, port, now: now) else {
+            guard mayAsk(unsafe question.bytes, port) else {
                 var length: Int?
                 do {
                     var space = output.mutableSpan

@@ -16,15 +16,13 @@ extension FabricService {
         names.turn &+= 1
         switch NameServer.answer(
             unsafe message.bytes, network: query.network, table: state.table, elsewhere: port.elsewhere,
-            foreign: foreignNames, turn: names.turn, overTCP: false, to: &reply, at: place)
+            foreign: foreignNames, denied: &port.deniedNames, now: now, turn: names.turn, overTCP: false, to: &reply,
+            at: place)
         {
-        case .answered(let length):
-            port.deniedNames.note(
-                unsafe message.bytes, reply: reply.bytes.extracting(place..<(place + length)), now: now)
-            sendAnswer(length, isIPv6: query.isIPv6, port: query.clientPort, to: port)
+        case .answered(let length): sendAnswer(length, isIPv6: query.isIPv6, port: query.clientPort, to: port)
         case .ignored: router.countDrop(.notForUs, at: port.id)
         case .forward:
-            guard mayAsk(unsafe message.bytes, port, now: now) else {
+            guard mayAsk(unsafe message.bytes, port) else {
                 guard let length = NameServer.deny(unsafe message.bytes, to: &reply, at: place) else { return }
                 return sendAnswer(length, isIPv6: query.isIPv6, port: query.clientPort, to: port)
             }
@@ -37,10 +35,8 @@ extension FabricService {
     /// What is asked of nobody, as machines of this network are not to know it.
     var foreignNames: ForeignNames { others?.names ?? ForeignNames() }
 
-    /// Whether a machine may ask the outside for a name: not where its rules do not let it, which is counted, and not where
-    /// that would tell a name of the inside.
-    func mayAsk(_ message: RawSpan, _ port: MachinePort, now: UInt64) -> Bool {
-        if port.deniedNames.cover(message, now: now) { return false }
+    /// Whether a machine's rules let it ask the outside for a name; counted where they do not.
+    func mayAsk(_ message: RawSpan, _ port: MachinePort) -> Bool {
         var audited: String?
         for rules in [port.egress, networkRules] where !rules.list.isEmpty {
             guard let view = DNSView(message) else { continue }
