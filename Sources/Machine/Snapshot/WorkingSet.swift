@@ -60,41 +60,34 @@ struct WorkingSet: Equatable, Sendable {
     /// page table; those of which the most is read.
     var rangesOnlyRead: [Range<UInt64>] {
         var ranges: [(range: Range<UInt64>, read: UInt64)] = []
-        var start: UInt64 = 0
-        func endRange(at end: UInt64) {
-            let first = (start + Self.unit - 1) / Self.unit * Self.unit
-            let last = end / Self.unit * Self.unit
+        /// Between two stretches that are written there are only such that are read.
+        func add(_ gap: Range<UInt64>, _ between: ArraySlice<Stretch>) {
+            let first = (gap.lowerBound + Self.unit - 1) / Self.unit * Self.unit
+            let last = gap.upperBound / Self.unit * Self.unit
             guard first < last else { return }
-            let read = stretches.reduce(0 as UInt64) { sum, stretch in
+            let read = between.reduce(0 as UInt64) { sum, stretch in
                 let part = stretch.range.clamped(to: first..<last)
                 return sum + part.upperBound - part.lowerBound
             }
             if read >= Self.leastRead { ranges.append((first..<last, read)) }
         }
-        for stretch in stretches where stretch.isWritten {
-            endRange(at: stretch.range.lowerBound)
+        var start: UInt64 = 0
+        var next = 0
+        for (index, stretch) in stretches.enumerated() where stretch.isWritten {
+            add(start..<stretch.range.lowerBound, stretches[next..<index])
             start = stretch.range.upperBound
+            next = index + 1
         }
-        endRange(at: memorySize)
+        add(start..<memorySize, stretches[next...])
         return ranges.sorted { $0.read > $1.read }.prefix(Self.rangeLimit).map(\.range)
     }
 
-    /// What is outside of some ranges.
+    /// What is outside of some ranges, which are apart.
     func outside(_ ranges: [Range<UInt64>]) -> WorkingSet {
-        guard !ranges.isEmpty else { return self }
         let sorted = ranges.sorted { $0.lowerBound < $1.lowerBound }
-        var rest: [Stretch] = []
-        for stretch in stretches {
-            var position = stretch.range.lowerBound
-            for range in sorted where range.overlaps(position..<stretch.range.upperBound) {
-                if range.lowerBound > position {
-                    rest.append(Stretch(range: position..<range.lowerBound, isWritten: stretch.isWritten))
-                }
-                position = min(range.upperBound, stretch.range.upperBound)
-            }
-            if position < stretch.range.upperBound {
-                rest.append(Stretch(range: position..<stretch.range.upperBound, isWritten: stretch.isWritten))
-            }
+        let gaps = zip([0] + sorted.map(\.upperBound), sorted.map(\.lowerBound) + [memorySize]).map { $0..<$1 }
+        let rest = stretches.flatMap { stretch in
+            gaps.map { Stretch(range: stretch.range.clamped(to: $0), isWritten: stretch.isWritten) }
         }
         return WorkingSet(identifier: identifier, memorySize: memorySize, stretches: rest)
     }
