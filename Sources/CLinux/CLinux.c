@@ -110,17 +110,21 @@ enum {
     page_is_present = 1 << 3,
     page_is_swapped = 1 << 4,
     page_is_zero = 1 << 5,
+    page_is_huge = 1 << 6,
+};
+// All of `is`, none of `is_not`, and at least one of `any`.
+struct page_kind {
+    uint64_t is, is_not, any;
 };
 
 static ssize_t scan_pages(
-    int pagemap, bool own, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity,
+    int pagemap, struct page_kind kind, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity,
     uint64_t *next) {
     struct page_region regions[64];
     struct page_scan scan = {
         .size = sizeof scan, .start = start, .end = end, .vec = (uint64_t)(uintptr_t)regions,
-        .vec_len = capacity < 64 ? capacity : 64, .category_inverted = own ? page_is_file | page_is_zero : 0,
-        .category_mask = own ? page_is_file | page_is_zero : page_is_file,
-        .category_anyof_mask = own ? page_is_present | page_is_swapped : page_is_present,
+        .vec_len = capacity < 64 ? capacity : 64, .category_inverted = kind.is_not,
+        .category_mask = kind.is | kind.is_not, .category_anyof_mask = kind.any,
     };
     int count = ioctl(pagemap, _IOWR('f', 16, struct page_scan), &scan);
     if (count < 0) return -1;
@@ -164,7 +168,8 @@ static ssize_t read_pages(
 
 ssize_t clinux_own_pages(
     int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
-    ssize_t count = scan_pages(pagemap, true, start, end, stretches, capacity, next);
+    struct page_kind own = {.is_not = page_is_file | page_is_zero, .any = page_is_present | page_is_swapped};
+    ssize_t count = scan_pages(pagemap, own, start, end, stretches, capacity, next);
     if (count >= 0 || (errno != ENOTTY && errno != EINVAL)) return count;
     return read_pages(pagemap, false, start, end, stretches, capacity, next);
 }
@@ -177,7 +182,14 @@ ssize_t clinux_exclusive_pages(
 
 ssize_t clinux_mapped_pages(
     int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
-    return scan_pages(pagemap, false, start, end, stretches, capacity, next);
+    struct page_kind mapped = {.is = page_is_file, .any = page_is_present};
+    return scan_pages(pagemap, mapped, start, end, stretches, capacity, next);
+}
+
+ssize_t clinux_huge_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next) {
+    struct page_kind huge = {.is = page_is_file | page_is_huge, .any = page_is_present};
+    return scan_pages(pagemap, huge, start, end, stretches, capacity, next);
 }
 
 ssize_t clinux_preadv2(int fd, const struct iovec *vectors, int count, int64_t offset, int flags) {

@@ -12,7 +12,10 @@ internal import Glibc
     /// The least bytes that are there, or missing, together.
     package let pageSize: UInt64
 
-    /// Maps `count` bytes.
+    /// In bytes; what one entry of a page directory maps.
+    package static let hugePageSize: UInt64 = 2 << 20
+
+    /// Maps `count` bytes. Huge pages of the page cache fit, where a file is mapped from the beginning of one.
     /// - Parameters:
     ///   - file: what to map; nil for anonymous memory.
     ///   - shared: writes reach the file, instead of a private copy of its pages.
@@ -25,11 +28,32 @@ internal import Glibc
         if file == nil { flags |= MAP_ANONYMOUS }
         if noReserve { flags |= MAP_NORESERVE }
         let protection = writable ? PROT_READ | PROT_WRITE : PROT_READ
-        let result = unsafe mmap(nil, count, protection, flags, file ?? -1, Int(offset))
-        guard let start = unsafe result, unsafe start != MAP_FAILED else { throw SystemError("mmap") }
+        // Not every file system sees to it.
+        let isAligned = file != nil && count >= Self.hugePageSize && offset % Self.hugePageSize == 0
+        let place = isAligned ? unsafe Self.setAside(count) : nil
+        if unsafe place != nil { flags |= MAP_FIXED }
+        let result = unsafe mmap(place, count, protection, flags, file ?? -1, Int(offset))
+        guard let start = unsafe result, unsafe start != MAP_FAILED else {
+            let error = SystemError("mmap")
+            if let place = unsafe place { unsafe munmap(place, count) }
+            throw error
+        }
         unsafe self.start = unsafe start
         self.count = count
         pageSize = 4096
+    }
+
+    /// Sets addresses aside from the beginning of a huge page on, for a mapping in their place; nil where there are too few.
+    private static func setAside(_ count: Int) -> UnsafeMutableRawPointer? {
+        let huge = Int(hugePageSize)
+        let result = unsafe mmap(nil, count + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let all = unsafe result, unsafe all != MAP_FAILED else { return nil }
+        let before = (huge - Int(bitPattern: all) % huge) % huge
+        let place = unsafe all + before
+        if before > 0 { unsafe munmap(all, before) }
+        // Mappings end with a page.
+        unsafe munmap(place + (count + 4095) / 4096 * 4096, huge - before)
+        return unsafe place
     }
 
     /// Maps anonymous memory of 2 MiB pages, private, from the host's hugetlbfs pool. They are set aside for it now:
@@ -41,7 +65,7 @@ internal import Glibc
         guard let start = unsafe result, unsafe start != MAP_FAILED else { throw SystemError("mmap") }
         unsafe self.start = unsafe start
         self.count = count
-        pageSize = 2 << 20
+        pageSize = Self.hugePageSize
     }
 
     deinit {

@@ -202,8 +202,16 @@ struct JSONReader {
     private mutating func string() throws(JSONSyntaxError) -> String {
         let start = offset
         offset += 1
-        // Most have no escape and are taken as they stand.
-        while let byte = next, byte != 0x22, byte != 0x5c, byte >= 0x20 { offset += 1 }
+        // Most have no escape and are taken as they stand; of those, most are ASCII, which is valid UTF-8.
+        var seen: UInt8 = 0
+        while let byte = next, byte != 0x22, byte != 0x5c, byte >= 0x20 {
+            seen |= byte
+            offset += 1
+        }
+        if next == 0x22, seen < 0x80 {
+            defer { offset += 1 }
+            return String(decoding: bytes[start + 1..<offset], as: UTF8.self)
+        }
         var content = Array(bytes[start + 1..<offset])
         while true {
             guard let byte = next else { throw failure("the string that begins here has no end", at: start) }

@@ -64,7 +64,6 @@ private struct JSONWriter {
     private mutating func text(_ text: String) { bytes.append(contentsOf: text.utf8) }
 
     private mutating func string(_ value: String) {
-        let digits = Array("0123456789abcdef".utf8)
         bytes.append(0x22)
         for byte in value.utf8 {
             switch byte {
@@ -73,12 +72,15 @@ private struct JSONWriter {
             case 0x0d: bytes += [0x5c, 0x72]
             case 0x09: bytes += [0x5c, 0x74]
             case 0..<0x20, 0x7f:
-                text("\\u00" + String(decoding: [digits[Int(byte >> 4)], digits[Int(byte & 15)]], as: UTF8.self))
+                text("\\u00")
+                bytes += [digit(byte >> 4), digit(byte & 15)]
             default: bytes.append(byte)
             }
         }
         bytes.append(0x22)
     }
+
+    private func digit(_ value: UInt8) -> UInt8 { value < 10 ? 0x30 + value : 0x57 + value }
 }
 
 #endif

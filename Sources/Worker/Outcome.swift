@@ -46,6 +46,8 @@ package enum Outcome: Equatable, Sendable {
 /// Text from a guest or a log, for a terminal: at most `limit` bytes, without control characters.
 package func printable(_ bytes: [UInt8], limit: Int = 1000) -> String {
     let text = String(decoding: bytes.prefix(limit), as: UTF8.self)
+    // As nearly all of it is; then there is nothing to replace.
+    if text.utf8.allSatisfy({ (0x20..<0x7F).contains($0) }) { return text }
     return String(
         String.UnicodeScalarView(
             text.unicodeScalars.map { scalar in

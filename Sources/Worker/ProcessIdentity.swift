@@ -40,11 +40,16 @@ package struct ProcessIdentity: Equatable, Sendable {
             // The name in parentheses may hold anything, parentheses included: fields are counted after the last one.
             let close = bytes.lastIndex(of: UInt8(ascii: ")"))
         else { return nil }
-        let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
-        guard fields.count > 19, fields[0].first != UInt8(ascii: "Z"), fields[0].first != UInt8(ascii: "X") else {
+        // The third field, after that parenthesis and a space, is the state; the start time comes 19 spaces behind it.
+        var place = close + 2
+        guard place < bytes.count, bytes[place] != UInt8(ascii: "Z"), bytes[place] != UInt8(ascii: "X") else {
             return nil
         }
-        return UInt64(String(decoding: fields[19], as: UTF8.self))
+        for _ in 0..<19 {
+            guard let space = bytes[place...].firstIndex(of: UInt8(ascii: " ")) else { return nil }
+            place = space + 1
+        }
+        return UInt64(String(decoding: bytes[place...].prefix { $0 > 0x20 }, as: UTF8.self))
     }
 
     package init?(_ json: JSON) {

@@ -155,6 +155,7 @@ final class Supervision {
                     guard clock.drain() else { continue }
                     if isSettling {
                         conductor.machine?.noteForkWorkingSet()
+                        conductor.machine?.gatherPages()
                     } else {
                         writeMetrics()
                     }

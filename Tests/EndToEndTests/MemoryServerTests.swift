@@ -74,6 +74,19 @@ extension EndToEnd {
                 // It is used, and stays.
                 try clone()
                 #expect(try workingSet() == first)
+                // What the first only read is in huge pages from then on, where the kernel knows such of files: the
+                // emulated host's is the project's own.
+                #expect(try stage.run(["run", "-d", "--snapshot", "warm", "--name", "clone"]).status == 0)
+                let huge = try stage.onHost(
+                    """
+                    p=$(pgrep -x martlet-vmm | tail -n 1)
+                    awk '/^FilePmdMapped:/ { sum += $2 } END { print sum }' /proc/$p/smaps; uname -r
+                    """)
+                let lines = huge.split(separator: "\n").map(String.init)
+                try #require(lines.count == 2, "\(huge)")
+                if lines[1].hasSuffix("-martlet") { #expect(Int(lines[0]) ?? 0 >= 4096, "\(huge)") }
+                try expectWhole("clone")
+                #expect(try stage.run(["rm", "-f", "clone"]).status == 0)
                 // A damaged one does no harm, and is replaced by the clone after the one that has noticed.
                 _ = try stage.onHost("printf x | dd of=\(directory)/working-set bs=1 seek=70 conv=notrunc 2>/dev/null")
                 let damaged = try workingSet()

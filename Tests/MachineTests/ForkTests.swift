@@ -135,6 +135,43 @@ import Wire
         #expect(memory.rangesUnwritten == [])
         #expect(try pagesOfChild() == 511)
     }
+
+    /// What is gathered is one page, the same as before, for all who have it mapped, until they write there.
+    @Test func whatIsGatheredIsOnePage() throws {
+        let file = try Descriptor.memoryFile("gathered")
+        let size: UInt64 = 8 << 20
+        var generator = SeededGenerator(4)
+        let bytes = generator.bytes(Int(size))
+        try file.writeAll(bytes)
+        func map() throws -> GuestMemory {
+            let mapping = try MemoryMapping(count: Int(size), file: file.raw, shared: false)
+            #expect(unsafe UInt(bitPattern: mapping.start) % (2 << 20) == 0)
+            return GuestMemory(mapping, ranges: [0..<size])
+        }
+        let apart: Range<UInt64> = 2 << 20..<6 << 20
+        let (before, after) = (try map(), try map())
+        try before.populate(0..<size, writing: false)
+        #expect(try before.pages(.ofHugePage) == [])
+        for offset in stride(from: apart.lowerBound, to: apart.upperBound, by: 2 << 20) {
+            #expect(FilePages.gather(file.raw, at: offset))
+        }
+        for memory in [before, after] {
+            memory.mapApart([apart])
+            try memory.populate(0..<size, writing: false)
+            unsafe #expect(memory.bytes(offset: 0, count: Int(size)).elementsEqual(bytes))
+        }
+        #expect(try after.pages(.ofHugePage) == [apart])
+        try after.write([1], at: 3 << 20)
+        #expect(try after.pages(.ofHugePage) == [4 << 20..<6 << 20])
+        unsafe #expect(before.bytes(offset: 0, count: Int(size)).elementsEqual(bytes))
+    }
+
+    /// What cannot be gathered is said not to be.
+    @Test func whatIsNoFileIsNotGathered() throws {
+        let empty = try Descriptor.memoryFile("empty")
+        #expect(!FilePages.gather(empty.raw, at: 2 << 20))
+        #expect(!FilePages.gather(-1, at: 0))
+    }
 }
 
 /// What the forks of a machine write first, in memory that they share.

@@ -102,6 +102,16 @@ import Wire
             }
             check()
         }
+        // Where a whole unit has enough of it is told besides, those with the most first.
+        let counts = set.unitsOnlyRead.map { unit in
+            read.intersection(Set(unit / 4096..<unit / 4096 + 512)).count
+        }
+        #expect(counts.count <= 32 && counts.allSatisfy { $0 >= 64 } && counts == counts.sorted(by: >))
+        let units = ranges.flatMap { Array(stride(from: $0.lowerBound, to: $0.upperBound, by: 2 << 20)) }
+        let expected = units.filter { unit in
+            read.intersection(Set(unit / 4096..<unit / 4096 + 512)).count >= 64
+        }
+        #expect(counts.count == min(32, expected.count) && Set(set.unitsOnlyRead).isSubset(of: expected))
         let rest = set.outside(ranges)
         #expect(pages(rest, isWritten: false) == read.subtracting(found) && pages(rest, isWritten: true) == written)
         #expect(set.outside([]) == set && set.outside([0..<Self.size]).stretches == [])

@@ -50,6 +50,9 @@ int clinux_populate(void *start, size_t length, bool writing);
 struct clinux_stretch;
 ssize_t clinux_mapped_pages(
     int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next);
+/// The same of those that are there as part of a huge page of 2 MiB.
+ssize_t clinux_huge_pages(
+    int pagemap, uint64_t start, uint64_t end, struct clinux_stretch *stretches, size_t capacity, uint64_t *next);
 
 /// KVM_PRE_FAULT_MEMORY of a vCPU (kernels from 6.11): the guest's pages are in its page tables. 0, or -1 with errno.
 int clinux_kvm_prefault(int vcpu, uint64_t address, uint64_t size);

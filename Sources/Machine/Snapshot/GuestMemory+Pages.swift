@@ -10,6 +10,8 @@ enum PageKind {
     case own
     /// There, and the mapped file's. Not known before Linux 6.7.
     case ofFile
+    /// There, the mapped file's, and part of a huge page. Not known before Linux 6.7.
+    case ofHugePage
     /// The process's own, and no other's: not shared with one that it was forked from, or that was forked from it.
     case exclusive
 }
@@ -23,6 +25,7 @@ extension GuestMemory {
             switch kind {
             case .own: unsafe clinux_own_pages
             case .ofFile: unsafe clinux_mapped_pages
+            case .ofHugePage: unsafe clinux_huge_pages
             case .exclusive: unsafe clinux_exclusive_pages
             }
         let start = unsafe UInt64(UInt(bitPattern: bytes(offset: 0, count: 0).baseAddress))
@@ -40,6 +43,13 @@ extension GuestMemory {
             position = next
         }
         return result
+    }
+
+    /// What of the ranges apart is in huge pages of the page cache. They are in this process's page tables then.
+    /// - Parameter units: of 2 MiB, by their beginnings: where there may be some.
+    func rangesInHugePages(trying units: [UInt64]) -> [Range<UInt64>] {
+        for unit in units { try? populate(unit..<unit + 4096, writing: false) }
+        return rangesApart.flatMap { (try? pages(.ofHugePage, in: $0)) ?? [] }
     }
 
     /// Those of the ranges apart in which nothing was written.

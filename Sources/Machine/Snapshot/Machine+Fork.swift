@@ -100,7 +100,9 @@ extension Machine {
                 // The fork took the guest's page tables from it, but for what is as it was mapped.
                 if wasRunning {
                     firstWrites?.populate(memory, isWritten: true)
-                    if let firstTouched { prefault(firstTouched.outside(memory.rangesUnwritten)) }
+                    if let firstTouched {
+                        prefault(firstTouched.outside(memory.rangesUnwritten).stretches.map(\.range))
+                    }
                 }
             } catch {
                 copies.remove()

@@ -36,20 +36,25 @@ extension Machine {
     /// Has what the machine will touch first, the pages that it will write being populated already. Nothing of the guest
     /// runs yet.
     func expect(_ set: WorkingSet) {
-        // Both page tables in one go, where the host's kernel can do that; else at least this process's.
-        if !prefault(set) { set.populate(memory, isWritten: false) }
+        let huge = memoryBase == nil ? [] : memory.rangesInHugePages(trying: set.unitsOnlyRead)
+        let starts = huge.flatMap { stride(from: $0.lowerBound, to: $0.upperBound, by: Int(MemoryMapping.hugePageSize)) }
+        let rest = huge.isEmpty ? set : set.outside(huge)
+        // Both page tables in one go, where the host's kernel can do that; else at least this process's. Of a huge page one
+        // look has all.
+        if !prefault(starts.map { $0..<$0 + 4096 } + rest.stretches.map(\.range)) { rest.populate(memory, isWritten: false) }
         workingSet.withLock { $0 = set }
     }
 
     /// Has pages in the guest's own page tables as well, where the host's kernel can do that (from 6.11): then the guest
     /// does not leave for them.
+    /// - Parameter ranges: of whole pages, by offset in the memory.
     /// - Returns: whether it can.
     @discardableResult
-    func prefault(_ set: WorkingSet) -> Bool {
+    func prefault(_ ranges: [Range<UInt64>]) -> Bool {
         guard let vcpu = runners.first else { return false }
-        for stretch in set.stretches {
+        for range in ranges {
             for region in memory.regions {
-                let part = stretch.range.clamped(to: region.offset..<region.offset + region.count)
+                let part = range.clamped(to: region.offset..<region.offset + region.count)
                 guard !part.isEmpty else { continue }
                 let address = region.guestStart + part.lowerBound - region.offset
                 guard vcpu.vcpu.prefault(address, count: part.upperBound - part.lowerBound) else { return false }
@@ -70,6 +75,21 @@ extension Machine {
             touched.withLock { $0 = nil }
             workingSet.withLock { $0 = set }
             try Files.writeAtomically(set.encoded(), to: path, permissions: 0o600)
+        }
+        gatherPages()
+    }
+
+    /// Has what is much read and never written of the snapshot's memory, such as a kernel's code, as huge pages in the page
+    /// cache, from which all machines of it have it: those after this one from their beginning, this one as far as it has
+    /// mapped it apart. Only for speed, and only where the host's kernel can do that. For when the machine has become
+    /// quiet, as it reads from the disk what is not in memory. It may run meanwhile.
+    package func gatherPages() {
+        guard let base = memoryBase, let set = workingSet.withLock({ $0 }) else { return }
+        for unit in set.unitsOnlyRead {
+            // Before Linux 6.7 it cannot be told, and no working set says what was only read.
+            guard let huge = try? memory.pages(.ofHugePage, in: unit..<unit + MemoryMapping.hugePageSize) else { return }
+            guard huge.isEmpty else { continue }
+            guard FilePages.gather(base.file.raw, at: unit) else { return }
         }
     }
 

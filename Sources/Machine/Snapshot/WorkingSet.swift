@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Platform
 internal import Wire
 
 /// Which pages of a snapshot's memory a machine that went on from it touched first: they are had there beforehand in the
@@ -24,10 +25,12 @@ struct WorkingSet: Equatable, Sendable {
     static let byteLimit: UInt64 = 128 << 20
 
     /// What one page table is for, in bytes.
-    private static let unit: UInt64 = 2 << 20
-    /// Of a range that is only read, in bytes: what less is read of is not worth a mapping.
+    private static let unit = MemoryMapping.hugePageSize
+    /// Of a range that is only read, in bytes: what less is read of is not worth a mapping; or a huge page, of a unit.
     private static let leastRead: UInt64 = 256 << 10
     private static let rangeLimit = 8
+    /// 64 MiB: all of them are read from the disk, and stay in the page cache together.
+    private static let unitLimit = 32
 
     let identifier: SnapshotIdentifier
     let memorySize: UInt64
@@ -80,6 +83,26 @@ struct WorkingSet: Equatable, Sendable {
         }
         add(start..<memorySize, stretches[next...])
         return ranges.sorted { $0.read > $1.read }.prefix(Self.rangeLimit).map(\.range)
+    }
+
+    /// Where in those ranges the units begin of which the most is read.
+    var unitsOnlyRead: [UInt64] {
+        var read: [UInt64: UInt64] = [:]
+        for stretch in stretches where !stretch.isWritten {
+            var position = stretch.range.lowerBound
+            while position < stretch.range.upperBound {
+                let start = position / Self.unit * Self.unit
+                let end = min(start + Self.unit, stretch.range.upperBound)
+                read[start, default: 0] += end - position
+                position = end
+            }
+        }
+        let units = rangesOnlyRead.flatMap { range in
+            stride(from: range.lowerBound, to: range.upperBound, by: Int(Self.unit)).filter {
+                read[$0, default: 0] >= Self.leastRead
+            }
+        }
+        return Array(units.sorted { read[$0, default: 0] > read[$1, default: 0] }.prefix(Self.unitLimit))
     }
 
     /// What is outside of some ranges, which are apart.
