@@ -47,13 +47,16 @@ package enum MachineIdentity {
     }
 
     /// Finds the one id that a user means: by a whole id, by a name, or by the beginning of an id, in this order.
+    /// - Parameters:
+    ///   - isThere: whether there is a machine of a whole id.
+    ///   - ids: all there are; asked for only where neither a whole id nor a name is meant.
     package static func resolve(
-        _ reference: String, ids: [String], named: (String) -> String?
+        _ reference: String, isThere: (String) -> Bool, ids: () -> [String], named: (String) -> String?
     ) throws(WorkerError) -> String {
-        if ids.contains(reference) { return reference }
-        if isName(reference), let id = named(reference), ids.contains(id) { return id }
+        if isID(reference), isThere(reference) { return reference }
+        if isName(reference), let id = named(reference), isID(id), isThere(id) { return id }
         guard !reference.isEmpty, reference.utf8.allSatisfy(isHexadecimal) else { throw .noSuchMachine(reference) }
-        let matches = ids.filter { $0.hasPrefix(reference) }
+        let matches = ids().filter { $0.hasPrefix(reference) }
         guard matches.count <= 1 else { throw .ambiguous(reference, matches: matches.sorted()) }
         guard let match = matches.first else { throw .noSuchMachine(reference) }
         return match

@@ -101,7 +101,8 @@ package struct MachineStore: Sendable {
 
     /// Finds the machine that a name, an id or the beginning of an id means.
     package func find(_ reference: String) throws(WorkerError) -> MachineRecord {
-        let id = try MachineIdentity.resolve(reference, ids: ids(), named: self.id(named:))
+        let id = try MachineIdentity.resolve(
+            reference, isThere: { Files.exists(directory(of: $0)) }, ids: ids, named: self.id(named:))
         guard let record = try record(id) else { throw .noSuchMachine(reference) }
         return record
     }

@@ -30,10 +30,13 @@ package struct ProcessIdentity: Equatable, Sendable {
         ProcessIdentity(pid: pid) == self
     }
 
-    package static func currentBootID() -> String {
+    package static func currentBootID() -> String { bootIDOfThisProcess }
+
+    // No process is there in two boots.
+    private static let bootIDOfThisProcess: String = {
         guard let bytes = try? Files.read("/proc/sys/kernel/random/boot_id", limit: 100) else { return "" }
         return String(decoding: bytes.prefix { $0 > 0x20 }, as: UTF8.self)
-    }
+    }()
 
     private static func startTime(of pid: Int32) -> UInt64? {
         guard let bytes = try? Files.read("/proc/\(pid)/stat", limit: 4096),

@@ -55,12 +55,19 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
     @Test func resolution() throws {
         let ids = ["abc1", "abd2", "ffff"].map { $0 + String(repeating: "0", count: 60) }
         let names = ["abc": ids[2], "gone": "nothing"]
+        var listings = 0
         func resolve(_ text: String) throws -> String {
-            try MachineIdentity.resolve(text, ids: ids, named: { names[$0] })
+            func list() -> [String] {
+                listings += 1
+                return ids
+            }
+            return try MachineIdentity.resolve(text, isThere: ids.contains, ids: list, named: { names[$0] })
         }
         #expect(try resolve(ids[1]) == ids[1])
         // A name comes before the beginning of an id.
         #expect(try resolve("abc") == ids[2])
+        // However many there are.
+        #expect(listings == 0)
         #expect(try resolve("abd") == ids[1])
         #expect(throws: WorkerError.ambiguous("ab", matches: [ids[0], ids[1]])) { try resolve("ab") }
         for unknown in ["gone", "", "0", "xyz", "../lock"] {

@@ -37,11 +37,14 @@ extension Machine {
     /// runs yet.
     func expect(_ set: WorkingSet) {
         let huge = memoryBase == nil ? [] : memory.rangesInHugePages(trying: set.unitsOnlyRead)
-        let starts = huge.flatMap { stride(from: $0.lowerBound, to: $0.upperBound, by: Int(MemoryMapping.hugePageSize)) }
         let rest = huge.isEmpty ? set : set.outside(huge)
-        // Both page tables in one go, where the host's kernel can do that; else at least this process's. Of a huge page one
-        // look has all.
-        if !prefault(starts.map { $0..<$0 + 4096 } + rest.stretches.map(\.range)) { rest.populate(memory, isWritten: false) }
+        // Of a huge page one look has all.
+        let first = huge.flatMap { range in
+            stride(from: range.lowerBound, to: range.upperBound, by: Int(MemoryMapping.hugePageSize))
+                .map { $0..<$0 + 4096 }
+        }
+        // Both page tables in one go, where the host's kernel can do that; else at least this process's.
+        if !prefault(first + rest.stretches.map(\.range)) { rest.populate(memory, isWritten: false) }
         workingSet.withLock { $0 = set }
     }
 
@@ -87,7 +90,8 @@ extension Machine {
         guard let base = memoryBase, let set = workingSet.withLock({ $0 }) else { return }
         for unit in set.unitsOnlyRead {
             // Before Linux 6.7 it cannot be told, and no working set says what was only read.
-            guard let huge = try? memory.pages(.ofHugePage, in: unit..<unit + MemoryMapping.hugePageSize) else { return }
+            let range = unit..<unit + MemoryMapping.hugePageSize
+            guard let huge = try? memory.pages(.ofHugePage, in: range) else { return }
             guard huge.isEmpty else { continue }
             guard FilePages.gather(base.file.raw, at: unit) else { return }
         }
