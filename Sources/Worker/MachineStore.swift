@@ -119,7 +119,8 @@ package struct MachineStore: Sendable {
         // The lock first: a machine that ends between the two looks is then read as ended.
         let isHeld = isLockHeld(directory)
         guard let configuration = try Self.readJSON("\(directory)/\(MachineFile.configuration)") else { return nil }
-        let state = try Self.readJSON("\(directory)/\(MachineFile.state)")
+        // Empty as a host that went down may leave it, it says no more than one that is missing.
+        let state = try Self.readJSON("\(directory)/\(MachineFile.state)", unlessEmpty: true)
         do throws(JSONMismatch) {
             return MachineRecord(
                 directory: directory, configuration: try ContainerConfiguration(configuration),
@@ -133,7 +134,8 @@ package struct MachineStore: Sendable {
     /// Of a file that is read as JSON, in bytes.
     static let fileLimit = 8 << 20
 
-    static func readJSON(_ path: String) throws(WorkerError) -> JSON? {
+    /// - Parameter unlessEmpty: a file without content is none.
+    static func readJSON(_ path: String, unlessEmpty: Bool = false) throws(WorkerError) -> JSON? {
         let bytes: [UInt8]
         do throws(SystemError) {
             bytes = try Files.read(path, limit: fileLimit)
@@ -141,7 +143,7 @@ package struct MachineStore: Sendable {
             if error.code == ENOENT { return nil }
             throw .system(error)
         }
-        return try parse(bytes, of: path)
+        return unlessEmpty && bytes.isEmpty ? nil : try parse(bytes, of: path)
     }
 
     /// What a file of up to `fileLimit` bytes says.

@@ -99,6 +99,10 @@ func configuration(id: String, name: String, monitor: String = "/bin/true") -> C
             try waitUntilFree("\(store.directory(of: id))/\(MachineFile.lock)")
             // The lock is free now, and the state says nothing.
             #expect(try store.find(String(id.prefix(5))).condition == .crashed)
+            // Nor does one that a host left empty that went down.
+            try Files.writeAtomically([], to: "\(store.directory(of: id))/\(MachineFile.state)")
+            #expect(try store.find("web").condition == .crashed)
+            store.sweep()
             #expect(try store.remove(id))
             #expect(throws: WorkerError.noSuchMachine("web")) { try store.find("web") }
             // The name is free again.

@@ -27,9 +27,11 @@ struct EmulatedHost {
         for entry in MountTable.host { try System.mount(entry) }
         System.makeLinks(MountTable.hostLinks)
         if !configuration.stateDevice.isEmpty {
+            // A file that takes another's place is not written to the disk for that: what must be there after a crash is
+            // synchronized by who writes it, and a machine's state, which changes at each step of a start, need not be.
             try System.mount(
                 configuration.stateDevice, configuration.stateMountPoint, type: "ext4",
-                flags: guest_mount_no_access_times)
+                flags: guest_mount_no_access_times, options: text("noauto_da_alloc"))
             stateMountPoint = configuration.stateMountPoint
         }
         if !configuration.resolvConf.isEmpty {

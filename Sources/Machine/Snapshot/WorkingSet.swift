@@ -107,12 +107,29 @@ struct WorkingSet: Equatable, Sendable {
 
     /// What is outside of some ranges, which are apart.
     func outside(_ ranges: [Range<UInt64>]) -> WorkingSet {
-        let sorted = ranges.sorted { $0.lowerBound < $1.lowerBound }
-        let gaps = zip([0] + sorted.map(\.upperBound), sorted.map(\.lowerBound) + [memorySize]).map { $0..<$1 }
-        let rest = stretches.flatMap { stretch in
-            gaps.map { Stretch(range: stretch.range.clamped(to: $0), isWritten: stretch.isWritten) }
+        let sorted = ranges.filter { !$0.isEmpty }.sorted { $0.lowerBound < $1.lowerBound }
+        var rest: [Stretch] = []
+        rest.reserveCapacity(stretches.count + sorted.count)
+        var next = 0
+        // Both ascend: one pass, as a machine waits for it.
+        for stretch in stretches {
+            var start = stretch.range.lowerBound
+            let end = stretch.range.upperBound
+            while next < sorted.count, sorted[next].upperBound <= start { next += 1 }
+            var place = next
+            while start < end, place < sorted.count, sorted[place].lowerBound < end {
+                let range = sorted[place]
+                if start < range.lowerBound {
+                    rest.append(Stretch(range: start..<range.lowerBound, isWritten: stretch.isWritten))
+                }
+                start = max(start, range.upperBound)
+                place += 1
+            }
+            if start < end { rest.append(Stretch(range: start..<end, isWritten: stretch.isWritten)) }
         }
-        return WorkingSet(identifier: identifier, memorySize: memorySize, stretches: rest)
+        var result = self
+        result.stretches = rest
+        return result
     }
 
     /// All that is in any of some sets of one memory; nil of none. It has the first one's identifier.

@@ -226,7 +226,8 @@ extension Supervisor {
     private func writeConfiguration() {
         do throws(SystemError) {
             try Files.writeAtomically(
-                configuration.json.encoded(indented: true), to: MachineFile.configuration, permissions: 0o600)
+                configuration.json.encoded(indented: true), to: MachineFile.configuration, permissions: 0o600,
+                durable: true)
         } catch {
             say("the machine's configuration cannot be written: \(error)")
         }
